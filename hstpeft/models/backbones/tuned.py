@@ -1,0 +1,157 @@
+"""The backbone: the only place where a trunk and a tuner meet.
+
+Shapes: B batch, M extra tokens, P prefix tokens, N = h * w patches, C trunk width, D side width,
+H W pixels, h w grid.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+from torch.nn import functional as F
+
+from hstpeft.delta.ownership import freeze_all_but
+from hstpeft.delta.state import encode_identity, install_state_hooks
+from hstpeft.errors import UserError
+from hstpeft.models.trunks import Trunk
+from hstpeft.models.tuners import Tuner
+from hstpeft.registry import MODELS
+
+OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
+
+
+@MODELS.register_module()
+class TunedBackbone(BaseModule):
+    """A frozen pre-trained trunk, adapted by a tuner; fits mmpretrain, mmseg and mmdet.
+
+    Its state dict is the delta: the tuner, the trunk parameters that the tuner trains, and the
+    trunk's identity. Loading refuses another trunk, another tuner, and any missing, unexpected or
+    reshaped key. Config dicts end here: everything below takes flat, typed arguments.
+
+    Args:
+        trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``.
+        tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``.
+        out_type: What a tuner without maps of its own gives, as in mmpretrain's ViT:
+            ``cls_token`` (default), ``avg_featmap``, ``featmap`` or ``raw``. HST always gives
+            its maps.
+        out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32) or blocks
+            (default the last) to return, in order; negative ones count from the end.
+        init_cfg: Must be None: the trunk's weights come through ``trunk.weights``.
+
+    Raises:
+        UserError: An argument is wrong; names it, its value and the remedy.
+    """
+
+    def __init__(
+        self,
+        trunk: dict,
+        tuner: dict,
+        out_type: str | None = None,
+        out_indices: Sequence[int] | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if init_cfg is not None:
+            raise UserError(
+                f'backbone.init_cfg {init_cfg} is not used: give the pre-trained weights as '
+                'backbone.trunk.weights'
+            )
+        super().__init__()
+        self.trunk: Trunk = MODELS.build(trunk)
+        self.tuner: Tuner = MODELS.build(tuner)
+        self.tuner.attach(self.trunk)
+        self.out_type = _check_out_type(out_type, bool(self.tuner.strides))
+        self.out_indices = _check_out_indices(
+            out_indices, len(self.tuner.strides) or self.trunk.num_layers, bool(self.tuner.strides)
+        )
+        freeze_all_but(self, [*self.tuner.parameters(), *self.tuner.trunk_parameters(self.trunk)])
+        self.trunk.hold_frozen()
+        install_state_hooks(self)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            image: Normalised images (B, 3, H, W) of any size from one patch up.
+
+        Returns:
+            From high to low resolution. HST: maps (B, D, ceil(H / stride), ceil(W / stride)).
+            Other tuners, one entry an index: ``cls_token`` and ``avg_featmap`` (B, C),
+            ``featmap`` (B, C, ceil(H / patch), ceil(W / patch)), ``raw`` (B, P + N, C).
+        """
+        padded = self._pad(image)
+        tokens, grid = self.trunk.embed(padded)
+        if self.tuner.strides:
+            taps = self.trunk.run(tokens, self.tuner, self.tuner.tap_indices(self.trunk))
+            maps = self.tuner.maps(padded, taps, grid, self.trunk.num_prefix_tokens)
+            return tuple(
+                _crop(maps[index], image, (self.tuner.strides[index],) * 2)
+                for index in self.out_indices
+            )
+        taps = self.trunk.run(tokens, self.tuner, self.out_indices)
+        return tuple(self._format(index, taps[index], image, grid) for index in self.out_indices)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the trunk's identity and the tuner's type, packed."""
+        return encode_identity(self.trunk.identity, type(self.tuner).__name__)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Nothing to set: the load hook has compared the identity with the trunk's."""
+
+    def _pad(self, image: Tensor) -> Tensor:
+        """Pad right and bottom with zeros, once for trunk and side network alike."""
+        height, width = image.shape[-2:]
+        if height < self.trunk.patch_size[0] or width < self.trunk.patch_size[1]:
+            patch = ' x '.join(map(str, self.trunk.patch_size))
+            raise UserError(
+                f'an image of {height} x {width} pixels is smaller than a patch of the trunk '
+                f'({patch}): resize it in the pipeline'
+            )
+        multiples = [math.lcm(patch, self.tuner.pixel_multiple) for patch in self.trunk.patch_size]
+        bottom, right = -height % multiples[0], -width % multiples[1]
+        return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
+
+    def _format(
+        self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]
+    ) -> Tensor:
+        """Turn a block's tokens (B, M + P + N, C) into what ``out_type`` asks for."""
+        tokens = tokens[:, self.tuner.num_extra_tokens :]
+        if index == self.trunk.num_layers - 1:
+            tokens = self.trunk.final_norm(tokens)
+        tokens = tokens.float() if tokens.dtype == torch.bfloat16 else tokens
+        if self.out_type == 'raw':
+            return tokens
+        if self.out_type == 'cls_token':
+            return tokens[:, 0]
+        patches = tokens[:, self.trunk.num_prefix_tokens :]
+        if self.out_type == 'avg_featmap':
+            return patches.mean(dim=1)
+        return _crop(patches.transpose(1, 2).unflatten(2, grid), image, self.trunk.patch_size)
+
+
+def _crop(x: Tensor, image: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Cut a map to the cells that the unpadded image touches."""
+    height, width = (math.ceil(n / s) for n, s in zip(image.shape[-2:], stride, strict=True))
+    return x[..., :height, :width]
+
+
+def _check_out_type(out_type: str | None, has_maps: bool) -> str:
+    if has_maps and out_type is not None:
+        raise UserError(f'backbone.out_type {out_type!r} does not apply: this tuner gives its maps')
+    if out_type is not None and out_type not in OUT_TYPES:
+        raise UserError(f'backbone.out_type {out_type!r} is unknown: use one of {OUT_TYPES}')
+    return out_type or OUT_TYPES[0]
+
+
+def _check_out_indices(
+    indices: Sequence[int] | None, count: int, has_maps: bool
+) -> tuple[int, ...]:
+    if indices is None:
+        return tuple(range(count)) if has_maps else (count - 1,)
+    positive = [index + count if index < 0 else index for index in indices]
+    if not positive or min(positive) < 0 or max(positive) >= count or positive != sorted(positive):
+        raise UserError(
+            f'backbone.out_indices {tuple(indices)} must be rising numbers from 0 to {count - 1}'
+        )
+    return tuple(positive)

@@ -1,0 +1,5 @@
+"""The side network of Hierarchical Side-Tuning."""
+
+from hstpeft.models.side.network import SideNetwork
+
+__all__ = ['SideNetwork']

@@ -1,0 +1,216 @@
+"""Foreign trunk checkpoints, translated to timm's names. Everything about old files is here.
+
+Shapes: C trunk width, K heads, D width of a head.
+"""
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hstpeft.errors import UserError, nearest
+
+FILE_TYPES = ('.npz', '.pth', '.pt', '.bin', '.safetensors')
+DROPPED = (
+    'head', 'head_dist', 'pre_logits', 'mask_token', 'decoder_embed', 'decoder_pos_embed',
+    'decoder_blocks', 'decoder_norm', 'decoder_pred',
+)  # fmt: skip
+"""First parts of the names that a trunk knowingly leaves out: classifiers and MAE's decoder."""
+
+
+def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+    """Read trunk weights from a file, a timm tag or a dict.
+
+    Args:
+        source: A file of one of `FILE_TYPES`, a tag of ``arch`` in timm, or tensors by timm name.
+        arch: timm model that a tag belongs to.
+
+    Returns:
+        Tensors by timm name, classifier and decoder left out.
+
+    Raises:
+        UserError: The file is missing or damaged, the tag unknown, or nothing could be downloaded.
+    """
+    if isinstance(source, Mapping):
+        raw = {key: torch.as_tensor(value) for key, value in source.items()}
+    elif Path(source).suffix in FILE_TYPES:
+        raw = _read_file(Path(source).expanduser())
+    else:
+        raw = _download(arch, str(source))
+    return {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+
+
+def fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Copy weights into a timm ViT; each tensor must be used and each of the model's be filled.
+
+    The position embedding keeps the size of the file, whatever the model was built for.
+
+    Returns:
+        The grid (h, w) of the position embedding.
+
+    Raises:
+        UserError: Lists what is missing, left over or of another shape.
+    """
+    own = vit.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    reshaped = [
+        f'{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}'
+        for key in own.keys() & tensors.keys()
+        if tensors[key].shape != own[key].shape and key != 'pos_embed'
+    ]
+    problems = [
+        f'{title} {", ".join(names)}'
+        for title, names in (('missing', missing), ('left over', extra), ('shape', reshaped))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f'trunk.weights do not fit the arch: {"; ".join(problems)}. '
+            'Choose the arch (and arch_options) that the file was made for'
+        )
+    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
+    vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
+    vit.load_state_dict(dict(tensors))
+    return grid
+
+
+def _position_grid(pos_embed: Tensor, vit: nn.Module, num_prefix: int) -> tuple[int, int]:
+    """Find the grid of a position embedding (1, P + h * w, C): the model's own, or square."""
+    length = pos_embed.shape[1] - num_prefix
+    if pos_embed.shape[-1] != vit.embed_dim:
+        raise UserError(
+            f'trunk.weights do not fit the arch: shape pos_embed {tuple(pos_embed.shape)}, the '
+            f'width of the arch is {vit.embed_dim}'
+        )
+    if length == math.prod(vit.patch_embed.grid_size):
+        return tuple(vit.patch_embed.grid_size)
+    side = math.isqrt(max(length, 0))
+    if side * side != length or length == 0:
+        raise UserError(
+            f'trunk.weights have a position embedding of {length} patches, which is no square '
+            'grid: give the image size it was trained with as arch_options img_size=(H, W)'
+        )
+    return side, side
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f'trunk.weights {path} does not exist: download it or mend the path')
+    try:
+        if path.suffix == '.npz':
+            return _from_jax(path)
+        if path.suffix == '.safetensors':
+            return load_file(path)
+        # MAE and DeiT files carry their command line; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return _unwrap(torch.load(path, map_location='cpu', weights_only=True))
+    except UserError:
+        raise
+    except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError,
+            TypeError, torch.serialization.pickle.UnpicklingError) as error:  # fmt: skip
+        reason = str(error).split('\n')[0][:200]
+        raise UserError(f'trunk.weights {path} cannot be read: {reason}') from error
+
+
+def _unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
+    """Take the tensors out of the containers that MAE, DeiT and timm use."""
+    for key in ('model', 'state_dict'):
+        if isinstance(checkpoint.get(key), Mapping):
+            checkpoint = checkpoint[key]
+    return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+
+
+def _download(arch: str, tag: str) -> dict[str, Tensor]:
+    name = f'{arch}.{tag}'
+    if not timm.models.is_model_pretrained(name):
+        tags = [known.split('.', 1)[1] for known in timm.list_pretrained(f'{arch}.*')]
+        raise UserError(
+            f'trunk.weights {tag!r} is neither a file ({", ".join(FILE_TYPES)}) nor a timm tag of '
+            f'{arch}: {nearest(tag, tags)}'
+        )
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # hub, requests and socket errors share no base class
+        reason = str(error).split('\n')[0][:200]
+        raise UserError(
+            f'trunk.weights {name} cannot be downloaded ({type(error).__name__}: {reason}): check '
+            'the network, or give a local file'
+        ) from error
+
+
+# Names inside a block of Google's checkpoints; the numbers differ between the original release
+# and AugReg (0, 1, 2, 3) and big_vision (0, 0, 1, 0).
+_JAX_BLOCK = re.compile(r'Transformer/encoderblock_(\d+)/(.+)')
+_JAX_PARTS = {
+    'LayerNorm_0': 'norm1',
+    'LayerNorm_1': 'norm2',
+    'LayerNorm_2': 'norm2',
+    'MlpBlock_0/Dense_0': 'mlp.fc1',
+    'MlpBlock_0/Dense_1': 'mlp.fc2',
+    'MlpBlock_3/Dense_0': 'mlp.fc1',
+    'MlpBlock_3/Dense_1': 'mlp.fc2',
+    'MultiHeadDotProductAttention_0/out': 'attn.proj',
+    'MultiHeadDotProductAttention_1/out': 'attn.proj',
+}
+_JAX_QKV = re.compile(r'MultiHeadDotProductAttention_[01]/(query|key|value)/(kernel|bias)')
+_JAX_TOP = {
+    'cls': 'cls_token',
+    'embedding/kernel': 'patch_embed.proj.weight',
+    'embedding/bias': 'patch_embed.proj.bias',
+    'pos_embedding': 'pos_embed',
+    'Transformer/posembed_input/pos_embedding': 'pos_embed',
+    'Transformer/encoder_norm/scale': 'norm.weight',
+    'Transformer/encoder_norm/bias': 'norm.bias',
+}
+_JAX_LEAF = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
+
+
+def _from_jax(path: str | os.PathLike) -> dict[str, Tensor]:
+    """Translate Google's ``.npz``: kernels are (in, out), attention kernels have head axes."""
+    with np.load(path, allow_pickle=False) as file:
+        raw = {key.removeprefix('opt/target/').removeprefix('params/'): file[key] for key in file}
+    tensors: dict[str, Tensor] = {}
+    qkv: dict[str, dict[str, Tensor]] = {}
+    for key, array in raw.items():
+        block = _JAX_BLOCK.fullmatch(key)
+        if block is None:
+            name = _JAX_TOP.get(key, key.replace('/', '.'))
+            tensors[name] = _torch_layout(name, array)
+            continue
+        index, inner = block.groups()
+        projection = _JAX_QKV.fullmatch(inner)
+        if projection:
+            part, leaf = projection.groups()
+            name = f'blocks.{index}.attn.qkv.{_JAX_LEAF[leaf]}'
+            # (C, K, D) -> (K * D, C); a bias (K, D) -> (K * D)
+            flat = array.reshape(array.shape[0], -1).T if leaf == 'kernel' else array.reshape(-1)
+            qkv.setdefault(name, {})[part] = torch.from_numpy(np.ascontiguousarray(flat))
+            continue
+        part, _, leaf = inner.rpartition('/')
+        name = f'blocks.{index}.{_JAX_PARTS.get(part, part)}.{_JAX_LEAF.get(leaf, leaf)}'
+        tensors[name] = _torch_layout(name, array)
+    for name, parts in qkv.items():
+        tensors[name] = torch.cat([parts[part] for part in ('query', 'key', 'value')])
+    return tensors
+
+
+def _torch_layout(name: str, array: np.ndarray) -> Tensor:
+    """Turn one array: (h, w, in, out) convolutions, (in, out) and (K, D, C) kernels, vectors."""
+    if name == 'patch_embed.proj.weight':
+        array = array.transpose(3, 2, 0, 1)
+    elif name.endswith('attn.proj.weight'):
+        array = array.reshape(-1, array.shape[-1]).T
+    elif name.endswith('.weight') and array.ndim == 2:
+        array = array.T
+    return torch.from_numpy(np.ascontiguousarray(array))

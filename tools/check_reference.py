@@ -1,0 +1,73 @@
+"""Compare hstpeft with numbers that the official implementations computed.
+
+    python tools/check_reference.py ../shared/reference [--system hst] [--float64]
+
+Runs every case (`<system>/<case>.json` with its `.npz`) under a folder, prints a line a case and
+`N passed, N failed`; the exit status is 0 only if there are cases and all passed.
+"""
+
+import argparse
+import importlib
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.reference_checks.case import Case, Mismatch, UnknownArgument
+
+SYSTEMS = {'hst': 'tools.reference_checks.hst'}
+
+
+def check(path: Path, dtype: torch.dtype) -> tuple[float, float]:
+    """Run one case.
+
+    Returns:
+        The largest difference of an output and the largest relative one of a gradient.
+
+    Raises:
+        Mismatch, UnknownArgument: The case failed.
+    """
+    case = Case(path, dtype)
+    system = case.meta['system']
+    if system not in SYSTEMS:
+        raise UnknownArgument(f'system {system!r} is not in hstpeft yet')
+    module = importlib.import_module(SYSTEMS[system])
+    model = module.build(case).to(dtype)
+    model.train(case.mode == 'train')
+    return case.compare(module.run(case, model))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check all cases; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('folder', type=Path, help='folder of reference cases')
+    parser.add_argument('--system', help='only the cases of this system, e.g. hst')
+    parser.add_argument('--float64', action='store_true', help='run in double precision')
+    options = parser.parse_args(arguments)
+    paths = sorted(
+        path for path in options.folder.rglob('*.json') if path.with_suffix('.npz').is_file()
+    )
+    paths = [path for path in paths if options.system in (None, path.parent.name)]
+    dtype = torch.float64 if options.float64 else torch.float32
+    failed = 0
+    for path in paths:
+        name = f'{path.parent.name}/{path.stem}'
+        try:
+            output, gradient = check(path, dtype)
+            print(f'{name:<36}  ok  max|d|={output:.1e}  max|d grad|={gradient:.1e}', flush=True)
+        except (Mismatch, UnknownArgument) as error:
+            failed += 1
+            print(f'{name:<36}  FAILED  {error}', flush=True)
+    if not paths:
+        print(f'no cases under {options.folder}' + (f' for {options.system}' * bool(options.system)))
+    print(f'{len(paths) - failed} passed, {failed} failed')
+    return 0 if paths and not failed else 1
+
+
+if __name__ == '__main__':
+    # The hosts warn at import about compiled operators that nothing here needs.
+    warnings.filterwarnings('ignore', module='mmcv')
+    sys.exit(main())
