@@ -1,7 +1,10 @@
 """The one exception that means: the user can mend this."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -19,3 +22,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean '{close[0]}'?"
     shown = ', '.join(known[:20])
     return f'known: {shown}' + (f' and {len(known) - 20} more' if len(known) > 20 else '')
+
+
+@contextlib.contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turn a `UserError` into one line on stderr and exit status 1.
+
+    Also one that crossed a loader's worker, which wraps the message in the worker's traceback.
+    Set ``HSTPEFT_TRACEBACK=1`` to see where it came from.
+
+    Args:
+        program: What the line starts with.
+    """
+    try:
+        yield
+    except UserError as error:
+        if os.environ.get('HSTPEFT_TRACEBACK') == '1':
+            raise
+        message = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()
+        print(f'{program}: error: {" ".join(message.split())}', file=sys.stderr)
+        raise SystemExit(1) from None

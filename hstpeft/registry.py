@@ -17,12 +17,12 @@ MODELS = root.Registry('model', parent=root.MODELS, scope='hstpeft', locations=[
 MODEL_WRAPPERS = root.Registry(
     'model_wrapper', parent=root.MODEL_WRAPPERS, scope='hstpeft', locations=['hstpeft.engine']
 )
+OPTIM_WRAPPERS = root.Registry(
+    'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope='hstpeft', locations=['hstpeft.engine']
+)
 OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     'optimizer wrapper constructor',
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     scope='hstpeft',
     locations=['hstpeft.engine'],
-)
-TRANSFORMS = root.Registry(
-    'transform', parent=root.TRANSFORMS, scope='hstpeft', locations=['hstpeft.datasets']
 )

@@ -4,17 +4,18 @@ Shapes: B batch, M extra tokens, P prefix tokens, N = h * w patches, C trunk wid
 H W pixels, h w grid.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hstpeft.delta.ownership import freeze_all_but
 from hstpeft.delta.state import encode_identity, install_state_hooks
-from hstpeft.errors import UserError
+from hstpeft.errors import UserError, nearest
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners import Tuner
 from hstpeft.registry import MODELS
@@ -58,8 +59,8 @@ class TunedBackbone(BaseModule):
                 'backbone.trunk.weights'
             )
         super().__init__()
-        self.trunk: Trunk = MODELS.build(trunk)
-        self.tuner: Tuner = MODELS.build(tuner)
+        self.trunk: Trunk = _build('trunk', trunk)
+        self.tuner: Tuner = _build('tuner', tuner)
         self.tuner.attach(self.trunk)
         self.out_type = _check_out_type(out_type, bool(self.tuner.strides))
         self.out_indices = _check_out_indices(
@@ -128,6 +129,22 @@ class TunedBackbone(BaseModule):
         if self.out_type == 'avg_featmap':
             return patches.mean(dim=1)
         return _crop(patches.transpose(1, 2).unflatten(2, grid), image, self.trunk.patch_size)
+
+
+def _build(part: str, cfg: dict) -> nn.Module:
+    """Build trunk or tuner; a misspelt type or option gets the nearest name."""
+    kind = MODELS.get(str(cfg.get('type')))
+    if kind is None:
+        ours = [f'hstpeft.{name}' for name in MODELS.module_dict]
+        raise UserError(
+            f'backbone.{part} type {cfg.get("type")!r} is unknown: {nearest(str(cfg["type"]), ours)}'
+        )
+    options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
+    known = inspect.signature(kind).parameters
+    for name in options:
+        if name not in known:
+            raise UserError(f'backbone.{part} has no option {name!r}: {nearest(name, known)}')
+    return kind(**options)
 
 
 def _crop(x: Tensor, image: Tensor, stride: tuple[int, int]) -> Tensor:

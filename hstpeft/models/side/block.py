@@ -31,10 +31,18 @@ class MetaAttention(nn.Module):
             return self._folded(x, keys)
         return self._plain(x, keys)
 
+    def _keys(self, keys: Tensor) -> Tensor:
+        """Project keys (B, K, D); the bias moves all scores alike, which the softmax ignores.
+
+        It exists for the official checkpoints' sake. Its gradient is exactly 0 this way, where
+        rounding noise would be blown up to whole steps by Adam.
+        """
+        return F.linear(keys, self.k.weight) + 0 * self.k.bias
+
     def _plain(self, x: Tensor, keys: Tensor) -> Tensor:
         q, k, v = (
-            linear(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for linear, tokens in ((self.q, x), (self.k, keys), (self.v, keys))
+            tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for tokens in (self.q(x), self._keys(keys), self.v(keys))
         )
         out = F.scaled_dot_product_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
@@ -42,7 +50,7 @@ class MetaAttention(nn.Module):
     def _folded(self, x: Tensor, keys: Tensor) -> Tensor:
         heads = (self.num_heads, -1)
         scale = (x.shape[2] // self.num_heads) ** -0.5
-        k = self.k(keys).unflatten(-1, heads).transpose(1, 2) * scale  # B h K d
+        k = self._keys(keys).unflatten(-1, heads).transpose(1, 2) * scale  # B h K d
         v = self.v(keys).unflatten(-1, heads).transpose(1, 2)
         query_rows = k @ self.q.weight.unflatten(0, heads)  # B h K D
         offset = k @ self.q.bias.unflatten(0, heads).unsqueeze(-1)  # B h K 1

@@ -82,7 +82,7 @@ class SideNetwork(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
         embeds = [Stem(dims[0]), *map(Downsample, dims[:-1], dims[1:])]
         self.stages = nn.ModuleList()
         for embed, dim, num_heads, depth in zip(embeds, dims, heads, depths, strict=True):

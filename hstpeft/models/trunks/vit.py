@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError, nearest
 from hstpeft.models.trunks.base import BlockPlaces, Trunk
+from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.weights import fill, read_weights
 from hstpeft.registry import MODELS
 
@@ -54,6 +55,7 @@ class ViTTrunk(Trunk):
         if dtype not in _DTYPES:
             raise UserError(f'trunk.dtype {dtype!r} is not supported: use one of {list(_DTYPES)}')
         self.vit = create_vit(arch, dict(arch_options or {}))
+        wrap_linears(self.vit.blocks)
         self.embed_dims = self.vit.embed_dim
         self.num_layers = len(self.vit.blocks)
         self.patch_size = self.vit.patch_embed.patch_size

@@ -1,0 +1,77 @@
+# VTAB-1k in the list layout of the PEFT papers: 800 training and 200 validation images a task.
+#   VTAB_TASK   name of a task: one of the table below, or any folder with the lists and classes.txt
+#   VTAB_ROOT   folder that holds the task folders
+# Training is on train800val200; the validation loader reads the test split, as the papers report
+# it, so never choose an epoch or an option by it.
+import pathlib
+
+vtab_task = '{{$VTAB_TASK:cifar}}'
+vtab_root = '{{$VTAB_ROOT:data/vtab-1k}}'
+vtab_num_classes = dict(
+    caltech101=102,
+    cifar=100,
+    clevr_count=8,
+    clevr_dist=6,
+    diabetic_retinopathy=5,
+    dmlab=6,
+    dsprites_loc=16,
+    dsprites_ori=16,
+    dtd=47,
+    eurosat=10,
+    kitti=4,
+    oxford_flowers102=102,
+    oxford_iiit_pet=37,
+    patch_camelyon=2,
+    resisc45=45,
+    smallnorb_azi=18,
+    smallnorb_ele=9,
+    sun397=397,
+    svhn=10,
+)
+data_root = f'{vtab_root}/{vtab_task}'
+names = pathlib.Path(data_root, 'classes.txt')
+if vtab_task in vtab_num_classes:
+    num_classes = vtab_num_classes[vtab_task]
+elif names.is_file():
+    num_classes = len(names.read_text(encoding='utf-8').splitlines())
+else:
+    raise ValueError(
+        f'VTAB_TASK {vtab_task} is neither a folder of {vtab_root} with a classes.txt nor one of '
+        f'{", ".join(vtab_num_classes)}'
+    )
+del names
+
+pipeline = [
+    dict(type='LoadImageFromFile', imdecode_backend='pillow'),
+    dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+dataset = dict(
+    type='hstpeft.VTAB1k',
+    data_root=data_root,
+    num_classes=num_classes,
+    on_bad_image='error',
+    pipeline=pipeline,
+)
+loader = dict(
+    batch_size=32,
+    num_workers=2,
+    persistent_workers=False,
+    collate_fn=dict(type='default_collate'),
+)
+train_dataloader = dict(
+    dataset=dict(ann_file='train800val200.txt', **dataset),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    drop_last=True,
+    worker_init_fn=dict(type='hstpeft.seed_worker'),
+    **loader,
+)
+val_dataloader = dict(
+    dataset=dict(ann_file='test.txt', test_mode=True, **dataset),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    **loader,
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
+test_evaluator = val_evaluator
+del pathlib, dataset, loader, pipeline

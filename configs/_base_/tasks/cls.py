@@ -1,0 +1,11 @@
+# Image classification; the leaf fills in trunk, tuner, neck, class count and norm.
+model = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(type='hstpeft.TunedBackbone'),
+    head=dict(
+        type='mmpretrain.LinearClsHead',
+        loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
+        topk=(1,),
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
+    ),
+)

@@ -1,0 +1,7 @@
+"""Data sets of hstpeft; importing this registers them."""
+
+from hstpeft.datasets.fgvc import FGVC
+from hstpeft.datasets.listed import ListedImages
+from hstpeft.datasets.vtab import VTAB1k
+
+__all__ = ['FGVC', 'ListedImages', 'VTAB1k']

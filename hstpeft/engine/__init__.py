@@ -1,0 +1,20 @@
+"""Hooks, optimiser and distributed parts; importing this registers them."""
+
+from hstpeft.engine.checkpoint import CheckpointGuardHook, DeltaHook, latest_checkpoint
+from hstpeft.engine.distributed import DeviceAwareDDP, init_process_group
+from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
+from hstpeft.engine.report import ParameterTableHook
+from hstpeft.engine.rng import RNGStateHook, seed_worker
+
+__all__ = [
+    'BFloat16OptimWrapper',
+    'CheckpointGuardHook',
+    'DeltaHook',
+    'DeltaOptimWrapperConstructor',
+    'DeviceAwareDDP',
+    'ParameterTableHook',
+    'RNGStateHook',
+    'init_process_group',
+    'latest_checkpoint',
+    'seed_worker',
+]

@@ -1,0 +1,123 @@
+"""Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
+
+from pathlib import Path
+
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
+from hstpeft.delta.state import decode_identity
+from hstpeft.errors import UserError
+from hstpeft.registry import HOOKS
+from hstpeft.version import __version__
+
+
+@HOOKS.register_module()
+class CheckpointGuardHook(Hook):
+    """Refuse a checkpoint that does not fill the whole model, neck and head included.
+
+    mmengine loads with ``strict=False`` and only warns.
+
+    Args:
+        allow_new_head: Leave the head as it was initialised when its keys or shapes differ: a
+            delta is the start of a new task.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, allow_new_head: bool = False) -> None:
+        self.allow_new_head = allow_new_head
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Compare the checkpoint's keys and shapes with the model's."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_checkpoint(model, checkpoint, self.allow_new_head)
+
+
+def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: bool) -> None:
+    """Raise if a checkpoint does not fit a model; drop another head if that is allowed.
+
+    Args:
+        model: The host's model.
+        checkpoint: Changed in place when its head is dropped.
+        allow_new_head: Whether the head may differ.
+    """
+    given = checkpoint['state_dict']
+    own = model.state_dict()
+    if allow_new_head:
+        heads = {k for k in {*own, *given} if not k.startswith(('backbone.', 'neck.'))}
+        differs = any(
+            k not in own or k not in given or own[k].shape != given[k].shape for k in heads
+        )
+        if differs:
+            print_log('the head is new: it keeps its initial values', logger='current')
+            for key in heads & given.keys():
+                del given[key]
+            own = {key: value for key, value in own.items() if key not in heads}
+    try:
+        # The backbone's own hook also compares trunk and tuner, with better words.
+        outside = [{k: v for k, v in d.items() if not k.startswith('backbone.')} for d in (own, given)]
+        check_state_dict(*outside, 'the checkpoint\'s neck or head')
+    except UserError as error:
+        raise UserError(f'{error}. For a new task pass --allow-new-head') from None
+
+
+@HOOKS.register_module()
+class DeltaHook(Hook):
+    """Write the delta, ``delta.pth`` in the work folder, when training ends."""
+
+    priority = 'LOWEST'
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Save the delta of the last epoch."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        meta = {
+            'epoch': runner.epoch,
+            'iter': runner.iter,
+            'dataset_meta': dict(getattr(runner.train_dataloader.dataset, 'metainfo', {})),
+        }
+        checkpoint = {'state_dict': model.state_dict(), 'meta': meta}
+        delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+        path = Path(runner.work_dir) / 'delta.pth'
+        size = save_delta(delta, path)
+        runner.logger.info(f'delta: {path}, {size / 1e6:.2f} MB')
+
+
+def describe(state_dict: dict[str, torch.Tensor]) -> dict:
+    """Make a delta's metadata from its state dict."""
+    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
+    if len(extra) != 1:
+        raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
+    trunk, tuner = decode_identity(extra[0])
+    versions = {'hstpeft': __version__, 'torch': torch.__version__}
+    return {'trunk': trunk, 'tuner': tuner, 'versions': versions}
+
+
+def latest_checkpoint(work_dir: str | Path) -> Path | None:
+    """Find the newest readable training checkpoint of a work folder.
+
+    A file that a kill or a full disk left incomplete is skipped, and said so.
+
+    Returns:
+        Its path, or None if there is no checkpoint at all.
+
+    Raises:
+        UserError: There are checkpoints, but none can be read.
+    """
+    paths = [p for p in Path(work_dir).glob('*.pth') if p.name.startswith(('epoch_', 'iter_'))]
+    paths.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
+    for path in paths:
+        try:
+            load_checkpoint(path)
+        except UserError as error:
+            print_log(f'skipped: {error}', logger='current', level=30)
+        else:
+            return path
+    if paths:
+        raise UserError(f'none of the {len(paths)} checkpoints in {work_dir} can be read')
+    return None

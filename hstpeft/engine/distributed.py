@@ -1,0 +1,94 @@
+"""Distributed training that also works without a GPU."""
+
+import os
+
+import torch
+from mmengine.model import MMDistributedDataParallel
+from torch import Tensor, nn
+from torch.distributed import get_world_size, init_process_group as _init, is_initialized
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hstpeft.registry import MODEL_WRAPPERS
+
+
+def init_process_group(launcher: str) -> None:
+    """Start gloo on a machine without a GPU; mmengine's own start needs one.
+
+    With a GPU or without a launcher nothing happens: mmengine does it.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+    """
+    if launcher == 'pytorch' and not torch.cuda.is_available() and not is_initialized():
+        _init('gloo')
+
+
+@MODEL_WRAPPERS.register_module()
+class DeviceAwareDDP(MMDistributedDataParallel):
+    """mmengine's DDP for GPUs and CPUs alike.
+
+    Args:
+        module: The model, on its device.
+        device_ids: Ignored on the CPU, where torch allows none.
+        sync_bn: Let every BatchNorm use the statistics of the whole global batch. Then N
+            processes train the same model as one.
+        kwargs: Options of mmengine's `MMDistributedDataParallel`.
+    """
+
+    def __init__(
+        self, module: nn.Module, device_ids: list[int] | None = None, sync_bn: bool = False, **kwargs
+    ) -> None:
+        on_gpu = torch.cuda.is_available()
+        if sync_bn:
+            module = (
+                nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else _synced(module)
+            )
+        if on_gpu:
+            kwargs['device_ids'] = device_ids or [int(os.environ.get('LOCAL_RANK', 0))]
+        kwargs.setdefault('broadcast_buffers', False)
+        super().__init__(module=module, **kwargs)
+
+
+class CPUSyncBatchNorm(_BatchNorm):
+    """BatchNorm over the batches of all processes; torch's own needs a GPU."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Any input (B, C, ...) will do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x (B, C, ...) with the statistics of all processes' x."""
+        if not self.training:
+            return super().forward(x)
+        axes = [0, *range(2, x.dim())]
+        count = x.new_full((1,), x.numel() / x.shape[1])
+        sums = torch.cat([x.sum(axes), count])
+        sums = all_reduce(sums)
+        mean, total = sums[:-1] / sums[-1], sums[-1].detach()
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / total
+        with torch.no_grad():
+            momentum = self.momentum
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * total / (total - 1), momentum)
+        x = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            x = x * self.weight.view(shape) + self.bias.view(shape)
+        return x
+
+
+def _synced(module: nn.Module) -> nn.Module:
+    """Replace every BatchNorm by one that is synced over processes, keeping its tensors."""
+    if isinstance(module, _BatchNorm):
+        synced = CPUSyncBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine
+        )
+        synced.train(module.training)
+        synced._parameters, synced._buffers = module._parameters, module._buffers
+        return synced
+    for name, child in module.named_children():
+        setattr(module, name, _synced(child))
+    return module

@@ -1,0 +1,78 @@
+"""What tools/train.py and tools/test.py share: from command-line options to a runner."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from hstpeft.delta import load_checkpoint
+from hstpeft.engine.distributed import init_process_group
+from hstpeft.errors import UserError
+
+
+def common_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser with the options that every tool has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override config keys, e.g. model.backbone.tuner.num_meta_tokens=2; '
+        'lists as "key=[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher'
+    )
+    # torch's launchers may pass it; torchrun sets the environment variable instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def prepare(cfg: Config, options: argparse.Namespace) -> None:
+    """Apply launcher, work folder and loader defaults to a config, in place."""
+    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    cfg.launcher = options.launcher
+    default = Path('work_dirs', Path(options.config).stem)
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(default)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is not None:
+            cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Start the process group if need be, and build the runner.
+
+    Raises:
+        UserError: The work folder cannot be written, or a config dict does not fit its class.
+    """
+    work_dir = Path(cfg.work_dir)
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--work-dir {work_dir} cannot be made: {error}') from error
+    if not os.access(work_dir, os.W_OK):
+        raise UserError(f'--work-dir {work_dir} is not writable')
+    init_process_group(cfg.launcher)
+    try:
+        return Runner.from_cfg(cfg)
+    except (KeyError, TypeError) as error:
+        # mmengine's words for a misspelt type or argument of one of the hosts' classes.
+        text = str(error)
+        if 'registry' in text or 'unexpected keyword argument' in text:
+            raise UserError(f'config: {text}') from error
+        raise
+
+
+def check_readable(path: str) -> None:
+    """Raise if a checkpoint cannot be read safely, before mmengine tries it unsafely.
+
+    Raises:
+        UserError: Names the file and the reason.
+    """
+    load_checkpoint(path)

@@ -1,0 +1,100 @@
+"""Train a model.
+
+    python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--cfg-options KEY=VALUE ...]
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from hstpeft.engine import latest_checkpoint
+from hstpeft.engine.config import load_config
+from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
+from hstpeft.errors import UserError, one_line_errors
+
+
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = common_parser('Train a model.')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the newest readable one in the work folder',
+    )
+    parser.add_argument(
+        '--load-from', metavar='CHECKPOINT', help='start from the weights of this checkpoint or delta'
+    )
+    parser.add_argument(
+        '--allow-new-head',
+        action='store_true',
+        help='with --load-from: keep the fresh head when it differs, to start a new task',
+    )
+    parser.add_argument('--amp', action='store_true', help='float16 mixed precision (GPU)')
+    parser.add_argument('--bf16', action='store_true', help='bfloat16 mixed precision (GPU or CPU)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the lr to the actual global batch size'
+    )
+    parser.add_argument('--no-validate', action='store_true', help='no validation during training')
+    return parser.parse_args(arguments)
+
+
+def apply_options(cfg: Config, options: argparse.Namespace) -> None:
+    """Apply the command line to the config, in place.
+
+    Raises:
+        UserError: Options contradict each other or the machine.
+    """
+    prepare(cfg, options)
+    if options.amp and options.bf16:
+        raise UserError('--amp and --bf16 exclude each other')
+    if options.amp and not torch.cuda.is_available():
+        raise UserError('--amp (float16) needs a GPU: use --bf16 on a CPU')
+    if options.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if options.bf16:
+        cfg.optim_wrapper.type = 'hstpeft.BFloat16OptimWrapper'
+    if options.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise UserError('--auto-scale-lr: the config has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if options.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if options.load_from:
+        cfg.load_from = options.load_from
+    if options.allow_new_head:
+        cfg.custom_hooks = [
+            {**hook, 'allow_new_head': True}
+            if hook['type'] == 'hstpeft.CheckpointGuardHook'
+            else hook
+            for hook in cfg.custom_hooks
+        ]
+    if options.resume == 'auto':
+        newest = latest_checkpoint(cfg.work_dir)
+        if newest is None:
+            print_log(f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch')
+        cfg.resume, cfg.load_from = newest is not None, str(newest) if newest else cfg.load_from
+    elif options.resume:
+        cfg.resume, cfg.load_from = True, options.resume
+    if cfg.get('load_from'):
+        check_readable(cfg.load_from)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train."""
+    options = parse_options(arguments)
+    with one_line_errors('train.py'):
+        cfg = load_config(options.config, options.cfg_options)
+        apply_options(cfg, options)
+        build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
