@@ -1,0 +1,47 @@
+# CIFAR-100 at 224 x 224 with timm's default augmentation; mmpretrain's data set downloads it.
+num_classes = 100
+train_pipeline = [
+    dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandAugment',
+        policies='timm_increasing',
+        num_policies=2,
+        total_level=10,
+        magnitude_level=9,
+        magnitude_std=0.5,
+        hparams=dict(pad_val=[127] * 3, interpolation='bicubic'),
+    ),
+    dict(type='RandomErasing', erase_prob=0.25, mode='rand', min_area_ratio=0.02),
+    dict(type='PackInputs'),
+]
+test_pipeline = [
+    dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic'),
+    dict(type='PackInputs'),
+]
+loader = dict(
+    batch_size=32,
+    num_workers=4,
+    persistent_workers=False,
+    collate_fn=dict(type='default_collate'),
+)
+train_dataloader = dict(
+    dataset=dict(
+        type='mmpretrain.CIFAR100', data_root='data/cifar100', split='train', pipeline=train_pipeline
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    drop_last=True,
+    worker_init_fn=dict(type='hstpeft.seed_worker'),
+    **loader,
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='mmpretrain.CIFAR100', data_root='data/cifar100', split='test', pipeline=test_pipeline
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    **loader,
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
+test_evaluator = val_evaluator
+del loader, train_pipeline, test_pipeline
