@@ -1,0 +1,1 @@
+"""Tests of hstpeft. A package, because some wheel installs another top-level ``tests``."""
