@@ -8,30 +8,32 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-SHAPES = (
-    'disc triangle square hexagon star cross arrow corner crescent bolt'.split()
-)
-TEXTURES = 'plain stripes checks dots rings spokes ramp speckle'.split()
+SHAPES = [
+    'disc',
+    'triangle',
+    'square',
+    'hexagon',
+    'star',
+    'cross',
+    'arrow',
+    'corner',
+    'crescent',
+    'bolt',
+]
+TEXTURES = ['plain', 'stripes', 'checks', 'dots', 'rings', 'spokes', 'ramp', 'speckle']
 TURN = 2 * np.pi
 _SUBPIXEL_BITS = 4
 _REGULAR_CORNERS = {'disc': 36, 'triangle': 3, 'square': 4, 'hexagon': 6}
-_ARM = 0.35
+# fmt: off
 _POLYGONS = {
-    'cross': (
-        *((-1, -_ARM), (-_ARM, -_ARM), (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM)),
-        *((1, _ARM), (_ARM, _ARM), (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM)),
-    ),
-    'arrow': (
-        *((1, 0), (0.1, -0.85), (0.1, -0.3), (-1, -0.3), (-1, 0.3), (0.1, 0.3), (0.1, 0.85)),
-    ),
-    'corner': (
-        *((-0.9, -0.9), (0.9, -0.9), (0.9, -0.2), (-0.2, -0.2), (-0.2, 0.9), (-0.9, 0.9)),
-    ),
-    'bolt': (
-        *((-0.9, -0.7), (0.35, -0.9), (0.15, -0.1), (0.9, -0.2), (-0.4, 1), (-0.1, 0.2)),
-        (-0.9, 0.2),
-    ),
+    'cross': ((-1, -0.35), (-0.35, -0.35), (-0.35, -1), (0.35, -1), (0.35, -0.35), (1, -0.35),
+              (1, 0.35), (0.35, 0.35), (0.35, 1), (-0.35, 1), (-0.35, 0.35), (-1, 0.35)),
+    'arrow': ((1, 0), (0.1, -0.85), (0.1, -0.3), (-1, -0.3), (-1, 0.3), (0.1, 0.3), (0.1, 0.85)),
+    'corner': ((-0.9, -0.9), (0.9, -0.9), (0.9, -0.2), (-0.2, -0.2), (-0.2, 0.9), (-0.9, 0.9)),
+    'bolt': ((-0.9, -0.7), (0.35, -0.9), (0.15, -0.1), (0.9, -0.2), (-0.4, 1), (-0.1, 0.2),
+             (-0.9, 0.2)),
 }
+# fmt: on
 
 
 def outline(shape: str) -> np.ndarray:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
@@ -12,7 +13,7 @@ from hstpeft.errors import UserError
 
 BAD_IMAGE_POLICIES = ('error', 'skip')
 # What cv2, PIL and mmcv raise for a missing, truncated or foreign file.
-_IMAGE_ERRORS = (OSError, AssertionError, ValueError, SyntaxError, AttributeError)
+_IMAGE_ERRORS = (OSError, AssertionError, ValueError, SyntaxError, AttributeError, cv2.error)
 
 
 class ListedImages(BaseDataset):
@@ -88,7 +89,7 @@ class ListedImages(BaseDataset):
         try:
             return super().prepare_data(index)
         except _IMAGE_ERRORS as error:
-            if isinstance(error, UserError) or _is_readable(path):
+            if isinstance(error, UserError) or self._is_readable(path):
                 raise
             problem = 'cannot be decoded' if path.is_file() else 'does not exist'
             raise UserError(
@@ -96,7 +97,7 @@ class ListedImages(BaseDataset):
             ) from error
 
     def _without_bad(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        good = [item for item in items if _is_readable(Path(item['img_path']))]
+        good = [item for item in items if self._is_readable(Path(item['img_path']))]
         bad = [item['img_path'] for item in items if item not in good]
         if not good:
             raise UserError(f'none of the {len(items)} images of {self.ann_file} can be read')
@@ -108,10 +109,13 @@ class ListedImages(BaseDataset):
             )
         return good
 
-
-def _is_readable(path: Path) -> bool:
-    """Whether the whole file decodes; PIL notices truncation, which cv2 may not."""
-    try:
-        return mmcv.imread(path, backend='pillow') is not None
-    except _IMAGE_ERRORS:
-        return False
+    def _is_readable(self, path: Path) -> bool:
+        """Whether PIL, which notices truncation, and the pipeline's own loader can decode it."""
+        loader = self.pipeline.transforms[0] if self.pipeline.transforms else None
+        try:
+            mmcv.imread(path, backend='pillow')
+            if getattr(loader, 'imdecode_backend', 'pillow') != 'pillow':
+                loader({'img_path': str(path)})
+        except _IMAGE_ERRORS:
+            return False
+        return True

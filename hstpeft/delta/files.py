@@ -6,16 +6,21 @@ A *training checkpoint* (mmengine's ``epoch_N.pth``) holds optimiser, history an
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.logging.history_buffer import HistoryBuffer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hstpeft.errors import UserError
+
+_STATISTICS = ('min', 'max', 'current', 'mean')
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -33,13 +38,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if path.suffix == '.safetensors':
         return _load_safetensors(path)
     # numpy's history buffers in mmengine's own checkpoints are the only classes let in.
-    from mmengine.logging.history_buffer import HistoryBuffer
-
+    allowed = [HistoryBuffer, (_history_method, 'builtins.getattr'), *_numpy_classes()]
     try:
-        with torch.serialization.safe_globals([HistoryBuffer, *_numpy_classes()]):
+        with torch.serialization.safe_globals(allowed):
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
-        reason = str(error).split('\n')[0][:200]
+        # torch's first line advises to load the file unsafely; the reason stands below it.
+        culprit = re.search(r'Unsupported \w+: (?:GLOBAL )?(\S+)', str(error))
+        reason = f'it holds {culprit[1]}' if culprit else str(error).split('\n')[0][:200]
         raise UserError(f'checkpoint {path} cannot be read safely: {reason}') from error
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'checkpoint {path} has no state_dict: it is not one of hstpeft')
@@ -98,9 +104,14 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     return {'state_dict': state, 'meta': meta}
 
 
-def _numpy_classes() -> list:
-    import numpy as np
+def _history_method(owner: type, name: str) -> Callable:
+    """Stand in for ``getattr``, by which mmengine's history buffers name their statistics."""
+    if owner is not HistoryBuffer or name not in _STATISTICS:
+        raise UserError(f'it holds {name} of {owner}')
+    return getattr(owner, name)
 
+
+def _numpy_classes() -> list:
     kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32)
     core = np._core.multiarray
     return [core._reconstruct, core.scalar, np.ndarray, np.dtype, *{type(np.dtype(k)) for k in kinds}]

@@ -23,8 +23,13 @@ def install_state_hooks(backbone: nn.Module) -> None:
     """Make ``backbone.state_dict()`` the delta, and loading strict about trunk, tuner and keys.
 
     Args:
-        backbone: A module with a ``trunk`` (that has an ``identity``) and a ``tuner``.
+        backbone: A module with a ``trunk`` (that has an ``identity``) and a ``tuner``, frozen
+            where it shall be.
     """
+    # EMA's copy is frozen as a whole: what is frozen now must be remembered.
+    backbone.frozen_names = frozenset(
+        name for name, parameter in backbone.named_parameters() if not parameter.requires_grad
+    )
     backbone.register_state_dict_post_hook(_drop_frozen)
     backbone.register_load_state_dict_pre_hook(_check_and_refill)
 
@@ -59,7 +64,7 @@ def frozen_trunk_tensors(backbone: nn.Module) -> dict[str, Tensor]:
     return {
         f'trunk.{name}': parameter.data
         for name, parameter in backbone.trunk.named_parameters()
-        if not parameter.requires_grad
+        if not parameter.requires_grad and f'trunk.{name}' in backbone.frozen_names
     }
 
 
@@ -121,14 +126,22 @@ def _check_and_refill(
             'convert official checkpoints with tools/model_converters, or give whole trunks as '
             'backbone.trunk.weights'
         )
-    _check_identity(given[_EXTRA], own[_EXTRA])
+    check_identity(given[_EXTRA], own[_EXTRA])
     check_state_dict(own, given, 'the checkpoint\'s backbone')
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor
 
 
-def _check_identity(given: Tensor, own: Tensor) -> None:
-    """Compare trunk and tuner of a checkpoint with those of the model."""
+def check_identity(given: Tensor, own: Tensor) -> None:
+    """Compare trunk and tuner of a checkpoint with those of the model.
+
+    Args:
+        given: The checkpoint's, as `encode_identity` packs it.
+        own: The model's.
+
+    Raises:
+        UserError: They differ; names both sides.
+    """
     (trunk, tuner), (own_trunk, own_tuner) = decode_identity(given), decode_identity(own)
     if tuner != own_tuner:
         raise UserError(

@@ -10,17 +10,20 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
-from hstpeft.delta.state import decode_identity
+from hstpeft.delta.state import check_identity, decode_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 from hstpeft.version import __version__
+
+_IDENTITY = 'backbone._extra_state'
 
 
 @HOOKS.register_module()
 class CheckpointGuardHook(Hook):
     """Refuse a checkpoint that does not fill the whole model, neck and head included.
 
-    mmengine loads with ``strict=False`` and only warns.
+    mmengine loads with ``strict=False`` and only warns. On resume it also runs the text in
+    ``meta['config']`` as a program; that is dropped here.
 
     Args:
         allow_new_head: Leave the head as it was initialised when its keys or shapes differ: a
@@ -36,6 +39,7 @@ class CheckpointGuardHook(Hook):
         """Compare the checkpoint's keys and shapes with the model's."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_checkpoint(model, checkpoint, self.allow_new_head)
+        checkpoint.get('meta', {}).pop('config', None)
 
 
 def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: bool) -> None:
@@ -48,6 +52,9 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
     """
     given = checkpoint['state_dict']
     own = model.state_dict()
+    # First, since another trunk or tuner explains all the other differences.
+    if _IDENTITY in own and _IDENTITY in given:
+        check_identity(given[_IDENTITY], own[_IDENTITY])
     if allow_new_head:
         heads = {k for k in {*own, *given} if not k.startswith(('backbone.', 'neck.'))}
         differs = any(
@@ -59,7 +66,7 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
                 del given[key]
             own = {key: value for key, value in own.items() if key not in heads}
     try:
-        # The backbone's own hook also compares trunk and tuner, with better words.
+        # The backbone's own hook compares its keys when they are loaded.
         outside = [{k: v for k, v in d.items() if not k.startswith('backbone.')} for d in (own, given)]
         check_state_dict(*outside, 'the checkpoint\'s neck or head')
     except UserError as error:
@@ -68,7 +75,10 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
 
 @HOOKS.register_module()
 class DeltaHook(Hook):
-    """Write the delta, ``delta.pth`` in the work folder, when training ends."""
+    """Write the delta, ``delta.pth`` in the work folder, when training ends.
+
+    It holds the same weights as the last checkpoint's ``state_dict``: with EMAHook the average.
+    """
 
     priority = 'LOWEST'
 
@@ -82,6 +92,8 @@ class DeltaHook(Hook):
             'dataset_meta': dict(getattr(runner.train_dataloader.dataset, 'metainfo', {})),
         }
         checkpoint = {'state_dict': model.state_dict(), 'meta': meta}
+        # EMAHook puts the averaged weights into it here, as into every checkpoint.
+        runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
         delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
         path = Path(runner.work_dir) / 'delta.pth'
         size = save_delta(delta, path)

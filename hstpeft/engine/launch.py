@@ -1,8 +1,10 @@
 """What tools/train.py and tools/test.py share: from command-line options to a runner."""
 
 import argparse
+import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -13,6 +15,16 @@ from hstpeft.engine.distributed import init_process_group
 from hstpeft.errors import UserError
 
 
+class OptionAction(DictAction):
+    """``KEY=VALUE`` options; mmengine's own action drops the blanks of a plain value."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        if any(sign in val for sign in ',[('):
+            return DictAction._parse_iterable(val)
+        return DictAction._parse_int_float_bool(val.strip('\'"'))
+
+
 def common_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the options that every tool has."""
     parser = argparse.ArgumentParser(description=description)
@@ -21,7 +33,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionAction,
         metavar='KEY=VALUE',
         help='override config keys, e.g. model.backbone.tuner.num_meta_tokens=2; '
         'lists as "key=[a,b]"',
@@ -35,7 +47,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 
 
 def prepare(cfg: Config, options: argparse.Namespace) -> None:
-    """Apply launcher, work folder and loader defaults to a config, in place."""
+    """Apply launcher, work folder, loader defaults and TensorBoard (if installed) to a config, in place."""
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     cfg.launcher = options.launcher
     default = Path('work_dirs', Path(options.config).stem)
@@ -43,6 +55,9 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    if backends is not None and importlib.util.find_spec('tensorboard'):
+        backends.append(dict(type='TensorboardVisBackend'))
 
 
 def build_runner(cfg: Config) -> Runner:

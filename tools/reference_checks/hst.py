@@ -32,14 +32,16 @@ def build(case: Case) -> nn.Module:
     """Build the classifier that a config would, filled with the case's weights."""
     arguments = case.arguments
     unknown = arguments.keys() - _READ
-    if unknown or arguments['dropout, attention dropout, drop path']:
+    if unknown or (arguments['dropout, attention dropout, drop path'] and case.mode == 'train'):
         raise UnknownArgument(f'arguments {sorted(unknown) or "with dropout"} are not understood')
     depths = arguments['side blocks per stage (m_depths)']
     ends = arguments['last backbone block of each stage (block_indices)']
     if [end + 1 for end in ends] != [sum(depths[: s + 1]) for s in range(4)]:
         raise UnknownArgument(f'block_indices {ends} do not fit m_depths {depths}')
     trunk, delta = split_hst(case.weights)
-    model = MODELS.build(_config(arguments, trunk))
+    # The official arguments do not name it; the weights show it.
+    hidden, width = case.weights['m_block1.0.mlp.fc1.weight'].shape
+    model = MODELS.build(_config(arguments, trunk, hidden / width))
     state = model.state_dict()
     state.update(delta)
     state.update({TRUNK + key: trunk[key] for key in trunk if TRUNK + key in state})
@@ -47,7 +49,9 @@ def build(case: Case) -> nn.Module:
     return model
 
 
-def _config(arguments: dict[str, Any], trunk: dict[str, Tensor]) -> dict:
+def _config(
+    arguments: dict[str, Any], trunk: dict[str, Tensor], side_mlp_ratio: float
+) -> dict:
     side_dims = arguments['side widths per stage (m_embed_dims)']
     size = arguments['image size']
     options = dict(
@@ -66,6 +70,7 @@ def _config(arguments: dict[str, Any], trunk: dict[str, Tensor]) -> dict:
         side_depths=arguments['side blocks per stage (m_depths)'],
         tap_indices=range(sum(arguments['side blocks per stage (m_depths)'])),
         num_meta_tokens=arguments['meta tokens per block (metaG_num)'],
+        mlp_ratio=side_mlp_ratio,
     )
     return dict(
         type='ImageClassifier',

@@ -7,6 +7,7 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class MetaAttention(nn.Module):
@@ -86,4 +87,9 @@ class SideBlock(nn.Module):
         """
         keys = torch.cat([meta, patches.mean(dim=1, keepdim=True)], dim=1)
         x = x + self.drop_path(self.attn(self.norm1(x), keys)) + patches
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        # The MLP is cheap to run again and would keep nine maps of width D for the backward pass.
+        branch = checkpoint(self._mlp, x, use_reentrant=False, preserve_rng_state=False)
+        return x + self.drop_path(branch)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.mlp(self.norm2(x))

@@ -58,7 +58,7 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled('cpu')
     )
 

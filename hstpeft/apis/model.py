@@ -1,0 +1,109 @@
+"""Find configs and build models from them."""
+
+import fnmatch
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, init_default_scope
+
+import hstpeft
+from hstpeft.delta import load_checkpoint
+from hstpeft.engine.checkpoint import check_checkpoint
+from hstpeft.engine.config import load_config
+from hstpeft.errors import UserError, nearest
+
+
+def config_root() -> Path:
+    """Return the folder of the shipped configs: that of the clone, or of the installed wheel."""
+    package = Path(hstpeft.__file__).parent
+    for root in (package.parent / 'configs', package / '.mim' / 'configs'):
+        if (root / '_base_').is_dir():
+            return root
+    raise UserError('the configs of hstpeft were not installed with it: install the wheel anew')
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """List the shipped configs by name.
+
+    Args:
+        pattern: Shell pattern on the name; without a wildcard, a part of it.
+    """
+    if not any(sign in pattern for sign in '*?['):
+        pattern = f'*{pattern}*'
+    return sorted(fnmatch.filter(_leaves(), pattern))
+
+
+def get_model(
+    name: str,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> BaseModel:
+    """Build a shipped model by its name, in evaluation mode.
+
+    Args:
+        name: One of `list_models`.
+        checkpoint: Delta or training checkpoint to load.
+        device: e.g. ``cuda:0``; default: a GPU if there is one.
+        cfg_options: Overrides, e.g. ``{'model.backbone.trunk.weights': 'vit.safetensors'}``.
+    """
+    leaves = _leaves()
+    if name not in leaves:
+        raise UserError(f'model {name!r} is not shipped: {nearest(name, leaves)}')
+    return init_model(leaves[name], checkpoint, device, cfg_options)
+
+
+def init_model(
+    config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    allow_new_head: bool = False,
+) -> BaseModel:
+    """Build a model from a config and load a delta strictly, in evaluation mode.
+
+    Args:
+        config: Config file, or a config already loaded.
+        checkpoint: Delta (``.pth``, ``.safetensors``) or training checkpoint.
+        device: e.g. ``cuda:0``; default: a GPU if there is one.
+        cfg_options: Overrides by dotted key.
+        allow_new_head: Keep the fresh head when the checkpoint's differs.
+
+    Returns:
+        The host's model; ``model.cfg`` is its config and ``model.dataset_meta`` the checkpoint's.
+
+    Raises:
+        UserError: The checkpoint does not fit, or belongs to another trunk or tuner.
+    """
+    if isinstance(config, Config):
+        cfg = config.copy()
+        cfg.merge_from_dict(dict(cfg_options or {}))
+    else:
+        cfg = load_config(config, cfg_options)
+    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    model = MODELS.build(cfg.model)
+    model.dataset_meta = {}
+    if checkpoint is not None:
+        loaded = load_checkpoint(checkpoint)
+        check_checkpoint(model, loaded, allow_new_head)
+        # A new head was dropped from the checkpoint; all the rest was compared.
+        model.load_state_dict(loaded['state_dict'], strict=not allow_new_head)
+        model.dataset_meta = loaded.get('meta', {}).get('dataset_meta') or {}
+    # Where mmpretrain's inferencers look (`_config`), and those of mmseg and mmdet (`cfg`).
+    model.cfg = model._config = cfg
+    model._dataset_meta = model.dataset_meta
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    return model.to(device).eval()
+
+
+def _leaves() -> dict[str, Path]:
+    root = config_root()
+    return {
+        path.stem: path
+        for path in root.rglob('*.py')
+        if '_base_' not in path.relative_to(root).parts
+    }

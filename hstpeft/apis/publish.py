@@ -1,0 +1,27 @@
+"""Make a delta that others can use and check."""
+
+import hashlib
+from pathlib import Path
+
+from hstpeft.delta import load_checkpoint, publishable, save_delta
+from hstpeft.engine.checkpoint import describe
+from hstpeft.errors import UserError
+
+
+def publish(checkpoint: str | Path, output: str | Path) -> Path:
+    """Cut a training checkpoint down to a delta and put the file's hash into its name.
+
+    Args:
+        checkpoint: A training checkpoint or a delta.
+        output: File to write, ``.safetensors`` or ``.pth``.
+
+    Returns:
+        The path ``NAME-XXXXXXXX.SUFFIX``, X being the start of the file's sha256 (``sha256sum``).
+    """
+    output = Path(output)
+    if output.suffix not in ('.safetensors', '.pth'):
+        raise UserError(f'output {output} must end in .safetensors or .pth')
+    loaded = load_checkpoint(checkpoint)
+    save_delta(publishable(loaded, **describe(loaded['state_dict'])), output)
+    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    return output.rename(output.with_name(f'{output.stem}-{digest[:8]}{output.suffix}'))

@@ -1,0 +1,1 @@
+"""The methods as short transcriptions of their equations: oracles of tests and benchmark."""

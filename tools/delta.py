@@ -1,0 +1,107 @@
+"""Look at, convert and merge deltas.
+
+    python tools/delta.py info FILE
+    python tools/delta.py export CHECKPOINT OUT.safetensors     (weights + OUT.json)
+    python tools/delta.py import IN.safetensors OUT.pth
+    python tools/delta.py merge CONFIG DELTA OUT.safetensors    (whole trunk, timm's names)
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from hstpeft.apis import init_model
+from hstpeft.delta import load_checkpoint, publishable, save_delta
+from hstpeft.delta.merge import merge as merge_model
+from hstpeft.engine.checkpoint import describe
+from hstpeft.engine.launch import OptionAction
+from hstpeft.errors import UserError, one_line_errors
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what a delta or checkpoint holds."""
+    checkpoint = load_checkpoint(options.file)
+    state = checkpoint['state_dict']
+    sizes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for key, tensor in state.items():
+        owner = '.'.join(key.split('.')[: 2 if key.startswith('backbone.') else 1])
+        sizes[owner] += tensor.numel()
+        counts[owner] += 1
+    table = Table('owner', 'tensors', 'values')
+    for owner in sorted(sizes):
+        table.add_row(owner, str(counts[owner]), f'{sizes[owner]:,}')
+    console = Console(width=100)
+    console.print(table)
+    kind = 'training checkpoint' if 'optimizer' in checkpoint else 'delta'
+    facts = {'file': options.file, 'kind': kind, 'bytes': Path(options.file).stat().st_size}
+    for name, value in {**facts, **describe(state)}.items():
+        console.print(f'{name}: {value}', highlight=False, soft_wrap=True)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a delta as safetensors, with its metadata as JSON beside it."""
+    if options.output.suffix != '.safetensors':
+        raise UserError(f'OUT {options.output} must end in .safetensors')
+    checkpoint = load_checkpoint(options.file)
+    delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+    size = save_delta(delta, options.output)
+    sidecar = options.output.with_suffix('.json')
+    sidecar.write_text(json.dumps(delta['meta'], indent=2) + '\n')
+    print(f'{options.output} ({size:,} bytes), {sidecar}')
+
+
+def import_(options: argparse.Namespace) -> None:
+    """Turn an exported delta into one that mmengine's tools load."""
+    if options.output.suffix != '.pth':
+        raise UserError(f'OUT {options.output} must end in .pth')
+    checkpoint = load_checkpoint(options.file)
+    delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+    print(f'{options.output} ({save_delta(delta, options.output):,} bytes)')
+
+
+def merge(options: argparse.Namespace) -> None:
+    """Fold a delta into its trunk, prove it on random images, and write the trunk."""
+    if options.output.suffix != '.safetensors':
+        raise UserError(f'OUT {options.output} must end in .safetensors')
+    model = init_model(options.config, options.file, 'cpu', options.cfg_options)
+    trunk, merged = merge_model(model)
+    size = 16 * model.backbone.trunk.patch_size[0]
+    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        change = (model(images, mode='tensor') - merged(images, mode='tensor')).abs().max()
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in trunk.items()}, options.output)
+    print(f'max|delta logit| = {change:.1e}')
+    print(f'{options.output} (load with timm, or as trunk.weights)')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of the commands."""
+    parser = argparse.ArgumentParser(description='Look at, convert and merge deltas.')
+    commands = parser.add_subparsers(required=True, metavar='info|merge|export|import')
+    for name, function in (('info', info), ('export', export), ('import', import_), ('merge', merge)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.set_defaults(run=function)
+        if name == 'merge':
+            command.add_argument('config', help='config the delta was trained with')
+            command.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+        command.add_argument('file', help='delta or training checkpoint')
+        if name != 'info':
+            command.add_argument('output', type=Path, help='file to write')
+    options = parser.parse_args(arguments)
+    with one_line_errors('delta.py'):
+        options.run(options)
+
+
+if __name__ == '__main__':
+    main()
