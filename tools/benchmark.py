@@ -136,7 +136,9 @@ def train_step(model: nn.Module, image: Tensor, optimizer: torch.optim.Optimizer
 
 def saved_bytes(model: nn.Module, image: Tensor) -> int:
     """Count the bytes of all activations that a forward pass saves for backward."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
     own.add(image.untyped_storage().data_ptr())
     sizes: dict[int, int] = {}
     alive = []
@@ -223,8 +225,13 @@ def main(arguments: list[str] | None = None) -> None:
     show(results, Console(width=100))
     if options.out:
         setting = {k: str(v) for k, v in vars(options).items()}
-        machine = {'processor': platform.processor() or platform.machine(), 'torch': torch.__version__}
-        options.out.write_text(json.dumps({**setting, **machine, 'results': results}, indent=1) + '\n')
+        machine = {
+            'processor': platform.processor() or platform.machine(),
+            'torch': torch.__version__,
+        }
+        options.out.write_text(
+            json.dumps({**setting, **machine, 'results': results}, indent=1) + '\n'
+        )
 
 
 if __name__ == '__main__':

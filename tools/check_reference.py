@@ -8,6 +8,7 @@ Runs every case (`<system>/<case>.json` with its `.npz`) under a folder, prints 
 
 import argparse
 import importlib
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -19,6 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.reference_checks.case import Case, UnknownArgument
 
 SYSTEMS = {'hst': 'tools.reference_checks.hst'}
+
+
+def is_case(path: Path) -> bool:
+    """Tell a case from other JSON files; a damaged one counts, and fails."""
+    try:
+        return 'system' in json.loads(path.read_text())
+    except ValueError:
+        return True
 
 
 def check(path: Path, dtype: torch.dtype) -> tuple[float, float]:
@@ -47,9 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--system', help='only the cases of this system, e.g. hst')
     parser.add_argument('--float64', action='store_true', help='run in double precision')
     options = parser.parse_args(arguments)
-    paths = sorted(
-        path for path in options.folder.rglob('*.json') if path.with_suffix('.npz').is_file()
-    )
+    paths = [path for path in sorted(options.folder.rglob('*.json')) if is_case(path)]
     paths = [path for path in paths if options.system in (None, path.parent.name)]
     dtype = torch.float64 if options.float64 else torch.float32
     failed = 0
@@ -62,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
             failed += 1
             print(f'{name:<36}  FAILED  {error}', flush=True)
     if not paths:
-        print(f'no cases under {options.folder}' + (f' for {options.system}' * bool(options.system)))
+        print(
+            f'no cases under {options.folder}' + (f' for {options.system}' * bool(options.system))
+        )
     print(f'{len(paths) - failed} passed, {failed} failed')
     return 0 if paths and not failed else 1
 

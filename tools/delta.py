@@ -1,9 +1,9 @@
 """Look at, convert and merge deltas.
 
-    python tools/delta.py info FILE
-    python tools/delta.py export CHECKPOINT OUT.safetensors     (weights + OUT.json)
-    python tools/delta.py import IN.safetensors OUT.pth
-    python tools/delta.py merge CONFIG DELTA OUT.safetensors    (whole trunk, timm's names)
+python tools/delta.py info FILE
+python tools/delta.py export CHECKPOINT OUT.safetensors     (weights + OUT.json)
+python tools/delta.py import IN.safetensors OUT.pth
+python tools/delta.py merge CONFIG DELTA OUT.safetensors    (whole trunk, timm's names)
 """
 
 import argparse
@@ -89,7 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(description='Look at, convert and merge deltas.')
     commands = parser.add_subparsers(required=True, metavar='info|merge|export|import')
-    for name, function in (('info', info), ('export', export), ('import', import_), ('merge', merge)):
+    for name, function in (
+        ('info', info),
+        ('export', export),
+        ('import', import_),
+        ('merge', merge),
+    ):
         command = commands.add_parser(name, help=function.__doc__)
         command.set_defaults(run=function)
         if name == 'merge':

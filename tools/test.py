@@ -1,6 +1,6 @@
 """Test a checkpoint or a delta.
 
-    python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--cfg-options KEY=VALUE ...]
+python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse

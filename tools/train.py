@@ -1,6 +1,6 @@
 """Train a model.
 
-    python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--cfg-options KEY=VALUE ...]
+python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse
@@ -30,7 +30,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         help='go on from this checkpoint, or from the newest readable one in the work folder',
     )
     parser.add_argument(
-        '--load-from', metavar='CHECKPOINT', help='start from the weights of this checkpoint or delta'
+        '--load-from',
+        metavar='CHECKPOINT',
+        help='start from the weights of this checkpoint or delta',
     )
     parser.add_argument(
         '--allow-new-head',

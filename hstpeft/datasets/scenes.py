@@ -27,28 +27,7 @@ from hstpeft.errors import UserError, nearest
 
 Scene = tuple[np.ndarray, np.ndarray]
 HOURS = 12
-# Corners of the pen's way, x before y, downwards, in the unit circle.
-_GLYPHS = (
-    ((0, -1), (-0.6, -0.6), (-0.6, 0.6), (0, 1), (0.6, 0.6), (0.6, -0.6), (0, -1)),
-    ((-0.4, -0.6), (0.1, -1), (0.1, 1)),
-    ((-0.6, -0.6), (0, -1), (0.6, -0.6), (0.5, -0.1), (-0.6, 1), (0.6, 1)),
-    ((-0.6, -0.8), (0, -1), (0.55, -0.6), (0, -0.05), (0.6, 0.5), (0, 1), (-0.6, 0.8)),
-    ((0.3, 1), (0.3, -1), (-0.6, 0.35), (0.65, 0.35)),
-    ((0.55, -1), (-0.5, -1), (-0.55, -0.1), (0.1, -0.25), (0.6, 0.3), (0.1, 1), (-0.6, 0.8)),
-    (
-        (0.4, -1),
-        (-0.4, -0.3),
-        (-0.6, 0.4),
-        (-0.2, 1),
-        (0.4, 0.9),
-        (0.6, 0.4),
-        (0.2, 0),
-        (-0.5, 0.3),
-    ),
-    ((-0.6, -1), (0.6, -1), (-0.1, 1)),
-    ((0, 0), (-0.5, -0.5), (0, -1), (0.5, -0.5), (0, 0), (-0.6, 0.5), (0, 1), (0.6, 0.5), (0, 0)),
-    ((0.5, -0.3), (-0.2, 0), (-0.6, -0.4), (-0.2, -0.95), (0.4, -0.9), (0.55, -0.3), (0.2, 1)),
-)
+PLATES = ('disc', 'triangle', 'square', 'hexagon')
 
 
 def draw_object(label: int, rng: Generator, size: int) -> Scene:
@@ -67,39 +46,23 @@ def draw_object(label: int, rng: Generator, size: int) -> Scene:
 
 
 def draw_dial(label: int, rng: Generator, size: int) -> Scene:
-    """Draw a dial whose hand points at hour ``label``, give or take 9 degrees.
+    """Draw a dial whose hand points at hour ``label``, give or take 7.5 degrees.
 
     Returns:
         Paint, and the mask of the hand with its hub.
     """
-    centre, radius = size * rng.uniform(0.38, 0.62, 2), size * rng.uniform(0.22, 0.36)
-    paint = ground(rng, size)
-    plate_shape = outline(SHAPES[rng.integers(4)])
-    plate = fill(place(plate_shape, centre, 1.15 * radius, rng.uniform(0, TURN)), size)
+    centre, radius = size * rng.uniform(0.44, 0.56, 2), size * rng.uniform(0.28, 0.38)
+    plate_outline = outline(PLATES[rng.integers(len(PLATES))])
+    plate = fill(place(plate_outline, centre, 1.15 * radius, rng.uniform(0, TURN)), size)
     plate_colour = colour(rng)
-    paint = over(paint, plate_colour, plate * rng.uniform(0.6, 1))
-    angle = TURN * ((label + rng.uniform(-0.3, 0.3)) / HOURS - 0.25)
-    way = radius * np.array([np.cos(angle), np.sin(angle)])
-    hand = stroke(np.stack([centre - 0.25 * way, centre + 0.9 * way]), size, rng.integers(2, 5))
+    paint = over(ground(rng, size), plate_colour, plate * rng.uniform(0.8, 1))
+    angle = TURN * ((label + rng.uniform(-0.25, 0.25)) / HOURS - 0.25)
+    reach = radius * np.array([np.cos(angle), np.sin(angle)])
+    width = round(size * rng.uniform(0.045, 0.08))
+    hand = stroke(np.stack([centre - 0.25 * reach, centre + 0.9 * reach]), size, width)
     hub = fill(place(outline('disc'), centre, 0.2 * radius, 0), size)
     mask = np.maximum(hand, hub)
     return over(paint, colour(rng, unlike=plate_colour), mask), mask
-
-
-def draw_digit(label: int, rng: Generator, size: int) -> Scene:
-    """Draw the digit ``label`` with an unsteady pen.
-
-    Returns:
-        Paint, and the mask of the digit.
-    """
-    centre, radius = size * rng.uniform(0.38, 0.62, 2), size * rng.uniform(0.2, 0.32)
-    paint = ground(rng, size)
-    way = np.array(_GLYPHS[label])
-    way = way + rng.normal(0, 0.06, way.shape)
-    way = place(way, centre, radius, rng.uniform(-0.25, 0.25), rng.uniform(0.85, 1.1))
-    mask = stroke(way, size, rng.integers(2, 5))
-    behind = paint[int(centre[1]), int(centre[0])]
-    return over(paint, colour(rng, unlike=behind), mask), mask
 
 
 class Task(NamedTuple):
@@ -114,7 +77,6 @@ TASKS = {
         tuple(f'{pattern} {shape}' for shape in SHAPES for pattern in TEXTURES), draw_object
     ),
     'dials': Task(("12 o'clock", *(f"{hour} o'clock" for hour in range(1, HOURS))), draw_dial),
-    'digits': Task(tuple('0123456789'), draw_digit),
 }
 
 

@@ -44,7 +44,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
         # torch's first line advises to load the file unsafely; the reason stands below it.
-        culprit = re.search(r'Unsupported \w+: (?:GLOBAL )?(\S+)', str(error))
+        culprit = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it holds {culprit[1]}' if culprit else str(error).split('\n')[0][:200]
         raise UserError(f'checkpoint {path} cannot be read safely: {reason}') from error
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
@@ -114,4 +114,10 @@ def _history_method(owner: type, name: str) -> Callable:
 def _numpy_classes() -> list:
     kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32)
     core = np._core.multiarray
-    return [core._reconstruct, core.scalar, np.ndarray, np.dtype, *{type(np.dtype(k)) for k in kinds}]
+    return [
+        core._reconstruct,
+        core.scalar,
+        np.ndarray,
+        np.dtype,
+        *{type(np.dtype(k)) for k in kinds},
+    ]

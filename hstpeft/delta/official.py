@@ -35,11 +35,12 @@ def hst_depths(keys: Iterable[str]) -> tuple[int, ...]:
     return depths
 
 
-def hst_names(depths: Sequence[int]) -> dict[str, str]:
+def hst_names(depths: Sequence[int], qkv_bias: bool = True) -> dict[str, str]:
     """Pair the names of official HST (``models/vit_hsn.py``) with ours, trunk left out.
 
     Args:
         depths: Side blocks of each stage.
+        qkv_bias: Whether the side attention has query, key and value biases.
 
     Returns:
         Official name -> name in an image classifier with `TunedBackbone`, `PooledNorm` and a
@@ -66,7 +67,9 @@ def hst_names(depths: Sequence[int]) -> dict[str, str]:
         add(f'T_Bridge_{number}', f'{own}.bridge')
         for j in range(depth):
             for part, own_part in _BLOCK_PARTS.items():
-                add(f'm_block{number}.{j}.{part}', f'{own}.blocks.{j}.{own_part}')
+                bias = qkv_bias or part not in ('attn.q', 'attn.k', 'attn.v')
+                leaves = ('weight', 'bias') if bias else ('weight',)
+                add(f'm_block{number}.{j}.{part}', f'{own}.blocks.{j}.{own_part}', leaves)
             pairs[f'm_embeddings.{trunk_block}'] = f'backbone.tuner.meta_tokens.{trunk_block}'
             trunk_block += 1
             add(f'm_proj_norm{trunk_block}', f'{own}.meta_norms.{j}')
@@ -85,7 +88,7 @@ def split_hst(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     Raises:
         UserError: There are names that official HST does not have, or some are missing.
     """
-    names = hst_names(hst_depths(official))
+    names = hst_names(hst_depths(official), 'm_block1.0.attn.q.bias' in official)
     trunk_parts = ('cls_token', 'pos_embed', 'patch_embed', 'blocks', 'norm')
     trunk = {key: value for key, value in official.items() if key.split('.')[0] in trunk_parts}
     rest = official.keys() - trunk.keys()
@@ -116,5 +119,5 @@ def join_hst(trunk: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[s
             'official HST pairs every trunk block with a side block: this delta, with '
             f'{sum(counts)} side blocks for {num_meta} trunk blocks, cannot be expressed'
         )
-    names = hst_names(counts)
+    names = hst_names(counts, f'{_SIDE}.0.blocks.0.attn.q.bias' in state)
     return {**trunk, **{official: state[own] for official, own in names.items()}}

@@ -49,7 +49,7 @@ def decode_identity(packed: Tensor) -> tuple[str, str]:
     """
     if packed.dtype != torch.uint8 or packed.numel() != _IDENTITY_BYTES + _TUNER_BYTES:
         raise UserError(
-            f'the checkpoint\'s trunk identity is damaged ({packed.dtype}, {packed.numel()} '
+            f"the checkpoint's trunk identity is damaged ({packed.dtype}, {packed.numel()} "
             'values): take another copy of the file'
         )
     raw = bytes(packed.cpu().tolist())
@@ -127,7 +127,7 @@ def _check_and_refill(
             'backbone.trunk.weights'
         )
     check_identity(given[_EXTRA], own[_EXTRA])
-    check_state_dict(own, given, 'the checkpoint\'s backbone')
+    check_state_dict(own, given, "the checkpoint's backbone")
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor
 

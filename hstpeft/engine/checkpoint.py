@@ -67,8 +67,10 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
             own = {key: value for key, value in own.items() if key not in heads}
     try:
         # The backbone's own hook compares its keys when they are loaded.
-        outside = [{k: v for k, v in d.items() if not k.startswith('backbone.')} for d in (own, given)]
-        check_state_dict(*outside, 'the checkpoint\'s neck or head')
+        outside = [
+            {k: v for k, v in d.items() if not k.startswith('backbone.')} for d in (own, given)
+        ]
+        check_state_dict(*outside, "the checkpoint's neck or head")
     except UserError as error:
         raise UserError(f'{error}. For a new task pass --allow-new-head') from None
 

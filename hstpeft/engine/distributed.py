@@ -5,9 +5,9 @@ import os
 import torch
 from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
-from torch.distributed import get_world_size, init_process_group as _init, is_initialized
+from torch.distributed import init_process_group as _init
+from torch.distributed import is_initialized
 from torch.distributed.nn.functional import all_reduce
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hstpeft.registry import MODEL_WRAPPERS
@@ -38,13 +38,15 @@ class DeviceAwareDDP(MMDistributedDataParallel):
     """
 
     def __init__(
-        self, module: nn.Module, device_ids: list[int] | None = None, sync_bn: bool = False, **kwargs
+        self,
+        module: nn.Module,
+        device_ids: list[int] | None = None,
+        sync_bn: bool = False,
+        **kwargs,
     ) -> None:
         on_gpu = torch.cuda.is_available()
         if sync_bn:
-            module = (
-                nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else _synced(module)
-            )
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else _synced(module)
         if on_gpu:
             kwargs['device_ids'] = device_ids or [int(os.environ.get('LOCAL_RANK', 0))]
         kwargs.setdefault('broadcast_buffers', False)
@@ -83,9 +85,7 @@ class CPUSyncBatchNorm(_BatchNorm):
 def _synced(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm by one that is synced over processes, keeping its tensors."""
     if isinstance(module, _BatchNorm):
-        synced = CPUSyncBatchNorm(
-            module.num_features, module.eps, module.momentum, module.affine
-        )
+        synced = CPUSyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine)
         synced.train(module.training)
         synced._parameters, synced._buffers = module._parameters, module._buffers
         return synced

@@ -74,7 +74,7 @@ class RNGStateHook(Hook):
 def capture() -> Tensor:
     """Pack the states of python, numpy and torch (CPU and current GPU) into a byte tensor."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    _, keys, position, has_gauss, cached = np.random.get_state()
     parts = [
         np.array([version, *numbers], dtype=np.int64).tobytes(),
         np.array([np.nan if gauss is None else gauss]).tobytes(),

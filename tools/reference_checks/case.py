@@ -29,10 +29,17 @@ class Mismatch(AssertionError):
 
 @dataclass
 class Run:
-    """What a model gave: outputs by array name, trainable parameters by official name."""
+    """What a model gave.
+
+    Attributes:
+        outputs: Outputs by array name.
+        parameters: Trainable parameters by official name.
+        unused: Official trainable parameters that influence nothing and do not exist here.
+    """
 
     outputs: dict[str, Tensor]
     parameters: dict[str, nn.Parameter]
+    unused: frozenset[str] = frozenset()
 
 
 class Case:
@@ -101,7 +108,7 @@ class Case:
 
     def _compare_trainable(self, run: Run) -> None:
         """Compare the trainable parameters by name; unused official ones need not exist here."""
-        unused = set(self.meta['gradient_keys_without_gradient'])
+        unused = run.unused | set(self.meta['gradient_keys_without_gradient'])
         listed = {key: shape for key, shape, trainable in self.meta['parameters'] if trainable}
         count = sum(math.prod(shape) for shape in listed.values())
         if count != self.meta['trainable_parameters']:

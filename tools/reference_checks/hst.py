@@ -49,9 +49,7 @@ def build(case: Case) -> nn.Module:
     return model
 
 
-def _config(
-    arguments: dict[str, Any], trunk: dict[str, Tensor], side_mlp_ratio: float
-) -> dict:
+def _config(arguments: dict[str, Any], trunk: dict[str, Tensor], side_mlp_ratio: float) -> dict:
     side_dims = arguments['side widths per stage (m_embed_dims)']
     size = arguments['image size']
     options = dict(
@@ -71,6 +69,7 @@ def _config(
         tap_indices=range(sum(arguments['side blocks per stage (m_depths)'])),
         num_meta_tokens=arguments['meta tokens per block (metaG_num)'],
         mlp_ratio=side_mlp_ratio,
+        qkv_bias=arguments['qkv bias'],
     )
     return dict(
         type='ImageClassifier',
@@ -105,7 +104,8 @@ def run(case: Case, model: nn.Module) -> Run:
     if case.labels is not None:
         outputs['loss'] = nn.functional.cross_entropy(outputs['logits'], case.labels)
         outputs['loss'].backward()
-    names = hst_names(case.arguments['side blocks per stage (m_depths)'])
+    depths = case.arguments['side blocks per stage (m_depths)']
+    names = hst_names(depths, case.arguments['qkv bias'])
     buffers = dict(model.named_buffers())
     for official, own in names.items():
         if case.mode == 'train' and official.rpartition('.')[2].startswith('running_'):
@@ -115,7 +115,18 @@ def run(case: Case, model: nn.Module) -> Run:
     parameters = {
         official_names.get(own, own.removeprefix(TRUNK)): p for own, p in own_parameters.items()
     }
-    return Run({name: torch.as_tensor(value) for name, value in outputs.items()}, parameters)
+    tensors = {name: torch.as_tensor(value) for name, value in outputs.items()}
+    return Run(tensors, parameters, _behind_last_stage(case, sum(depths)))
+
+
+def _behind_last_stage(case: Case, num_used: int) -> frozenset[str]:
+    """Name what official HST trains in trunk blocks that no stage reads."""
+    names = set()
+    for block in range(num_used, case.arguments['backbone depth']):
+        names.add(f'm_embeddings.{block}')
+        parts = [f'blocks.{block}.norm1', f'blocks.{block}.norm2', f'm_proj_norm{block + 1}']
+        names.update(f'{part}.{leaf}' for part in parts for leaf in ('weight', 'bias'))
+    return frozenset(names)
 
 
 def _meta_norms(model: nn.Module) -> list[nn.Module]:

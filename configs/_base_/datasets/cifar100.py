@@ -27,7 +27,10 @@ loader = dict(
 )
 train_dataloader = dict(
     dataset=dict(
-        type='mmpretrain.CIFAR100', data_root='data/cifar100', split='train', pipeline=train_pipeline
+        type='mmpretrain.CIFAR100',
+        data_root='data/cifar100',
+        split='train',
+        pipeline=train_pipeline,
     ),
     sampler=dict(type='DefaultSampler', shuffle=True),
     drop_last=True,

@@ -24,9 +24,7 @@ vtab_recipes = dict(
     svhn=(1e-2, 5e-5, 0.1),
     default=(5e-3, 5e-4, 0.0),
 )
-lr, weight_decay, drop_path_rate = vtab_recipes.get(
-    '{{$VTAB_TASK:cifar}}', vtab_recipes['default']
-)
+lr, weight_decay, drop_path_rate = vtab_recipes.get('{{$VTAB_TASK:cifar}}', vtab_recipes['default'])
 optim_wrapper = dict(
     constructor='hstpeft.DeltaOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=lr, weight_decay=weight_decay),

@@ -66,6 +66,11 @@ class TunedBackbone(BaseModule):
         self.out_indices = _check_out_indices(
             out_indices, len(self.tuner.strides) or self.trunk.num_layers, bool(self.tuner.strides)
         )
+        no_class_token = self.trunk.num_prefix_tokens == 0 and not self.tuner.strides
+        if self.out_type == 'cls_token' and no_class_token:
+            raise UserError(
+                "backbone.out_type 'cls_token': this trunk has no class token, use 'avg_featmap'"
+            )
         freeze_all_but(self, [*self.tuner.parameters(), *self.tuner.trunk_parameters(self.trunk)])
         self.trunk.hold_frozen()
         install_state_hooks(self)
@@ -113,9 +118,7 @@ class TunedBackbone(BaseModule):
         bottom, right = -height % multiples[0], -width % multiples[1]
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
-    def _format(
-        self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]
-    ) -> Tensor:
+    def _format(self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn a block's tokens (B, M + P + N, C) into what ``out_type`` asks for."""
         tokens = tokens[:, self.tuner.num_extra_tokens :]
         if index == self.trunk.num_layers - 1:

@@ -33,7 +33,7 @@ class PooledNorm(nn.Module):
         pooled = feats[-1].mean(dim=(2, 3))
         if self.training and len(pooled) == 1:
             raise UserError(
-                'neck: a training batch of 1 image has no batch statistics: set the loader\'s '
+                "neck: a training batch of 1 image has no batch statistics: set the loader's "
                 'drop_last=True or another batch_size'
             )
         return (self.norm(pooled),)

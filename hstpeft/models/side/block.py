@@ -18,12 +18,12 @@ class MetaAttention(nn.Module):
     weights with the values. This is exact for any K and cheaper while h * K < D.
     """
 
-    def __init__(self, dims: int, num_heads: int) -> None:
+    def __init__(self, dims: int, num_heads: int, qkv_bias: bool) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.q = nn.Linear(dims, dims)
-        self.k = nn.Linear(dims, dims)
-        self.v = nn.Linear(dims, dims)
+        self.q = nn.Linear(dims, dims, qkv_bias)
+        self.k = nn.Linear(dims, dims, qkv_bias)
+        self.v = nn.Linear(dims, dims, qkv_bias)
         self.proj = nn.Linear(dims, dims)
 
     def forward(self, x: Tensor, keys: Tensor) -> Tensor:
@@ -38,7 +38,8 @@ class MetaAttention(nn.Module):
         It exists for the official checkpoints' sake. Its gradient is exactly 0 this way, where
         rounding noise would be blown up to whole steps by Adam.
         """
-        return F.linear(keys, self.k.weight) + 0 * self.k.bias
+        projected = F.linear(keys, self.k.weight)
+        return projected if self.k.bias is None else projected + 0 * self.k.bias
 
     def _plain(self, x: Tensor, keys: Tensor) -> Tensor:
         q, k, v = (
@@ -54,9 +55,11 @@ class MetaAttention(nn.Module):
         k = self._keys(keys).unflatten(-1, heads).transpose(1, 2) * scale  # B h K d
         v = self.v(keys).unflatten(-1, heads).transpose(1, 2)
         query_rows = k @ self.q.weight.unflatten(0, heads)  # B h K D
-        offset = k @ self.q.bias.unflatten(0, heads).unsqueeze(-1)  # B h K 1
+        offset = k.new_zeros(1, 1, 1)
+        if self.q.bias is not None:
+            offset = (k @ self.q.bias.unflatten(0, heads).unsqueeze(-1)).flatten(1, 2)  # B hK 1
         value_rows = v @ self.proj.weight.t().unflatten(0, heads)  # B h K D
-        scores = torch.baddbmm(offset.flatten(1, 2), query_rows.flatten(1, 2), x.transpose(1, 2))
+        scores = torch.baddbmm(offset, query_rows.flatten(1, 2), x.transpose(1, 2))
         # (B, h, K, L): the softmax runs over a strided axis, which is fast for few keys.
         weights = scores.unflatten(1, (self.num_heads, -1)).softmax(dim=2).flatten(1, 2)
         return torch.baddbmm(self.proj.bias, weights.transpose(1, 2), value_rows.flatten(1, 2))
@@ -68,11 +71,13 @@ class SideBlock(nn.Module):
     ``x + attn(LN(x), keys)``, then ``+ patches``, then ``x + mlp(LN(x))``.
     """
 
-    def __init__(self, dims: int, num_heads: int, mlp_ratio: float, drop_path_rate: float) -> None:
+    def __init__(
+        self, dims: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, qkv_bias: bool
+    ) -> None:
         super().__init__()
         hidden = int(dims * mlp_ratio)
         self.norm1 = nn.LayerNorm(dims, eps=1e-6)
-        self.attn = MetaAttention(dims, num_heads)
+        self.attn = MetaAttention(dims, num_heads, qkv_bias)
         self.norm2 = nn.LayerNorm(dims, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dims, hidden), nn.GELU(), nn.Linear(hidden, dims))
         self.drop_path = DropPath(drop_path_rate)

@@ -19,7 +19,12 @@ class Bridge(nn.Linear):
     """
 
     def forward(
-        self, tap: Tensor, grid: tuple[int, int], size: tuple[int, int], num_meta: int, num_prefix: int
+        self,
+        tap: Tensor,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        num_meta: int,
+        num_prefix: int,
     ) -> tuple[Tensor, Tensor]:
         """Bridge one tap.
 

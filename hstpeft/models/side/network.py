@@ -24,6 +24,7 @@ class SideStage(nn.Module):
         num_heads: Heads of the cross-attention.
         drop_path_rates: One rate a side block.
         mlp_ratio: Hidden width of the MLPs over D.
+        qkv_bias: Whether query, key and value of the cross-attention have a bias.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class SideStage(nn.Module):
         num_heads: int,
         drop_path_rates: Sequence[float],
         mlp_ratio: float,
+        qkv_bias: bool,
     ) -> None:
         super().__init__()
         self.embed = embed
         self.bridge = Bridge(trunk_dims, dims)
         self.meta_norms = nn.ModuleList(nn.LayerNorm(dims) for _ in drop_path_rates)
         self.blocks = nn.ModuleList(
-            SideBlock(dims, num_heads, mlp_ratio, rate) for rate in drop_path_rates
+            SideBlock(dims, num_heads, mlp_ratio, rate, qkv_bias) for rate in drop_path_rates
         )
         self.norm = nn.LayerNorm(dims, eps=1e-6)
 
@@ -70,6 +72,7 @@ class SideNetwork(nn.Module):
         depths: Side blocks of each stage.
         drop_path_rate: Drop path of the last side block, growing linearly from 0 over all.
         mlp_ratio: Hidden width of the MLPs over D.
+        qkv_bias: Whether query, key and value of the cross-attention have a bias.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class SideNetwork(nn.Module):
         depths: Sequence[int],
         drop_path_rate: float = 0.0,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
@@ -87,7 +91,9 @@ class SideNetwork(nn.Module):
         self.stages = nn.ModuleList()
         for embed, dim, num_heads, depth in zip(embeds, dims, heads, depths, strict=True):
             own, rates = rates[:depth], rates[depth:]
-            self.stages.append(SideStage(embed, trunk_dims, dim, num_heads, own, mlp_ratio))
+            self.stages.append(
+                SideStage(embed, trunk_dims, dim, num_heads, own, mlp_ratio, qkv_bias)
+            )
         self.apply(_init)
 
     def forward(

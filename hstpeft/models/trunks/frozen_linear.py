@@ -26,7 +26,9 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., I) to (..., O)."""
-        frozen = not (self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad))
+        frozen = not (
+            self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        )
         if frozen and _suits_onednn(x, self.weight):
             return _OneDNNLinear.apply(x, self.weight, self.bias)
         return super().forward(x)

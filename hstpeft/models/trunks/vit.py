@@ -161,10 +161,7 @@ def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
             raise UserError(
                 f'trunk.arch_options {name!r} cannot be set here: {nearest(name, allowed)}'
             )
-    # `dynamic_img_size` only lifts the check of the image size; `embed` does the rest.
-    vit = timm.create_model(
-        arch, pretrained=False, num_classes=0, dynamic_img_size=True, **options
-    ) if arch in _plain_vits() else None
+    vit = _create(arch, options) if arch in _plain_vits() else None
     reason = 'it is no plain ViT' if vit is None else _unsupported(vit)
     if reason:
         raise UserError(
@@ -172,6 +169,19 @@ def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
             'vit_base_patch16_224, deit_small_patch16_224 or vit_base_patch14_dinov2'
         )
     return vit
+
+
+def _create(arch: str, options: dict[str, Any]) -> nn.Module:
+    """Call timm; what it asserts about an option's value becomes a `UserError`."""
+    try:
+        # `dynamic_img_size` only lifts the check of the image size; `embed` does the rest.
+        return timm.create_model(
+            arch, pretrained=False, num_classes=0, dynamic_img_size=True, **options
+        )
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f'trunk.arch_options {options} do not suit {arch}: {error or type(error).__name__}'
+        ) from error
 
 
 def _plain_vits() -> list[str]:

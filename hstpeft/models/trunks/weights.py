@@ -7,8 +7,10 @@ import argparse
 import math
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -118,16 +120,20 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError,
-            TypeError, torch.serialization.pickle.UnpicklingError) as error:  # fmt: skip
+            TypeError, zlib.error, torch.serialization.pickle.UnpicklingError) as error:  # fmt: skip
         reason = str(error).split('\n')[0][:200]
         raise UserError(f'trunk.weights {path} cannot be read: {reason}') from error
 
 
-def _unwrap(checkpoint: Mapping) -> dict[str, Tensor]:
+def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
     """Take the tensors out of the containers that MAE, DeiT and timm use."""
     for key in ('model', 'state_dict'):
-        if isinstance(checkpoint.get(key), Mapping):
+        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
+    if not isinstance(checkpoint, Mapping) or not all(
+        isinstance(value, Tensor) for value in checkpoint.values()
+    ):
+        raise TypeError('it is no dict of tensors')
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
 
 

@@ -4,6 +4,7 @@ Shapes: B batch, M meta tokens, P prefix tokens, N = h * w patches, C trunk widt
 H W pixels, h w grid.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,7 @@ class HSTTuner(Tuner):
         num_meta_tokens: Meta tokens of a block.
         side_drop_path_rate: Drop path of the last side block, growing linearly from 0.
         mlp_ratio: Hidden width of a side block's MLP over its width.
+        qkv_bias: Whether the side network's cross-attention has query, key and value biases.
     """
 
     pixel_multiple = 4
@@ -51,6 +53,7 @@ class HSTTuner(Tuner):
         num_meta_tokens: int = 1,
         side_drop_path_rate: float = 0.0,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         for name, values in (('side_dims', side_dims), ('side_heads', side_heads)):
@@ -67,6 +70,7 @@ class HSTTuner(Tuner):
         self.num_extra_tokens = num_meta_tokens
         self.side_drop_path_rate = side_drop_path_rate
         self.mlp_ratio = mlp_ratio
+        self.qkv_bias = qkv_bias
 
     def attach(self, trunk: Trunk) -> None:
         """Build meta tokens for every block up to the last tap, and the side network."""
@@ -85,6 +89,7 @@ class HSTTuner(Tuner):
             depths=depths,
             drop_path_rate=self.side_drop_path_rate,
             mlp_ratio=self.mlp_ratio,
+            qkv_bias=self.qkv_bias,
         )
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
@@ -137,4 +142,4 @@ class HSTTuner(Tuner):
 def deal_out(num_layers: int, num_stages: int) -> tuple[int, ...]:
     """Split blocks into stages as evenly as possible, later stages getting the remainder."""
     bounds = [stage * num_layers // num_stages for stage in range(num_stages + 1)]
-    return tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+    return tuple(end - start for start, end in itertools.pairwise(bounds))
