@@ -50,7 +50,7 @@ class Result:
     total: int
     delta_bytes: int
     seconds: float  # of training, over all attempts
-    peak_mb: float  # resident memory of the training process and its loaders
+    peak_mb: float  # largest resident memory of the training process
     curve: list[tuple[int, float]]  # (epoch, validation accuracy in percent)
 
 
@@ -70,8 +70,9 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
             last = line.strip() or last
             if re.search(r'Epoch\((train|val)\)', line):
                 print('  ' + re.sub(r'.* INFO - ', '', line.strip()), flush=True)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    _, status, usage = os.wait4(process.pid, 0)  # as wait(), with the memory
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise UserError(f'{last} (whole log: {log})')
     return usage.ru_maxrss / 1024
 

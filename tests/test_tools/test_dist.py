@@ -58,10 +58,21 @@ def jobs(trained, folder, tmp_path_factory) -> dict[str, tuple[Path, int, str, s
     quoted += [f'train_dataloader.dataset.data_root={spaced(trained.task)}']
     result = work['test'] / 'the result.json'
     running = {
-        'train': start('dist_train.sh', leaf, 2, '--work-dir', work['train'], '--cfg-options', *options),
-        'quoted': start('dist_train.sh', leaf, 2, '--cfg-options', *quoted, '--work-dir', work['quoted']),
+        'train': start(
+            'dist_train.sh', leaf, 2, '--work-dir', work['train'], '--cfg-options', *options
+        ),
+        'quoted': start(
+            'dist_train.sh', leaf, 2, '--cfg-options', *quoted, '--work-dir', work['quoted']
+        ),
         'test': start(
-            'dist_test.sh', trained.task.hst, trained.delta, 2, '--out', result, '--work-dir', work['test']
+            'dist_test.sh',
+            trained.task.hst,
+            trained.delta,
+            2,
+            '--out',
+            result,
+            '--work-dir',
+            work['test'],
         ),
     }
     return {name: (work[name], *finish(process)) for name, process in running.items()}
@@ -148,7 +159,9 @@ def recorded(tmp_path):
 
 def test_slurm_passes_resources_and_arguments(recorded):
     make, read = recorded
-    variables = dict(GPUS='16', GPUS_PER_NODE='4', CPUS_PER_TASK='3', SRUN_ARGS='--time=1 --qos=low')
+    variables = dict(
+        GPUS='16', GPUS_PER_NODE='4', CPUS_PER_TASK='3', SRUN_ARGS='--time=1 --qos=low'
+    )
     arguments = ['part', 'my job', 'c d.py', 'w d', '--resume', '--cfg-options', 'a=[1, 2]']
     assert finish(start('slurm_train.sh', *arguments, **variables, **make('srun')))[0] == 0
     assert read()[:-1] == [

@@ -49,7 +49,9 @@ def test_training_changes_the_delta_and_not_a_bit_of_the_frozen_trunk(task, tmp_
     # The bias of the keys has no influence: it moves all scores of a softmax alike.
     moved = {name for name in trainable if not name.endswith('attn.k.bias')}
     assert moved <= changed <= trainable | buffers
-    optimised = {id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']}
+    optimised = {
+        id(p) for group in runner.optim_wrapper.optimizer.param_groups for p in group['params']
+    }
     assert optimised == {id(parameters[name]) for name in trainable}
     assert_table(capsys.readouterr().out, runner.model, trainable)
 

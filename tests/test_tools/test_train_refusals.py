@@ -144,7 +144,10 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         r'checkpoint /nowhere/epoch_1\.pth does not exist',
     ),
     'damaged checkpoint': (damaged_checkpoint, r'checkpoint \S+/epoch_1\.pth cannot be read .+'),
-    'amp without a GPU': (lambda t: Call(['--amp']), r'--amp \(float16\) needs a GPU: use --bf16 .+'),
+    'amp without a GPU': (
+        lambda t: Call(['--amp']),
+        r'--amp \(float16\) needs a GPU: use --bf16 .+',
+    ),
     'amp and bf16': (lambda t: Call(['--amp', '--bf16']), r'--amp and --bf16 exclude each other'),
 }
 
@@ -184,7 +187,9 @@ def refusal(arguments: list[str], capsys) -> str:
 def test_checkpoint_of_another_trunk_is_refused(trained, tmp_path, capsys):
     other = tiny.make_task(tmp_path / 'other', seed=1)
     line = refusal(tiny.arguments(other.hst, tmp_path / 'w', '--load-from', trained.delta), capsys)
-    assert re.search(r'made on the trunk \w{12}, the model has the trunk \w{12}: give the weights', line)
+    assert re.search(
+        r'made on the trunk \w{12}, the model has the trunk \w{12}: give the weights', line
+    )
 
 
 @pytest.mark.parametrize('flags', [[], ['--allow-new-head']])
