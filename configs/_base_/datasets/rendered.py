@@ -1,9 +1,9 @@
 # Images that the project renders itself: nothing to download. RENDERED_SIZE is their side in pixels.
 rendered_size = int('{{$RENDERED_SIZE:64}}')
-num_classes = 10
+num_classes = 12
 dataset = dict(
     type='hstpeft.RenderedShapes',
-    task='digits',
+    task='dials',
     img_size=rendered_size,
     # For images from elsewhere; rendered ones have this size already.
     pipeline=[
