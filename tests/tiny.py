@@ -66,7 +66,7 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=3, val_interval=3)
 """
-HST = "dict(_base_.tuner, side_dims=[8, 8, 16, 16], side_heads=[2, 2, 4, 4])"
+HST = 'dict(_base_.tuner, side_dims=[8, 8, 16, 16], side_heads=[2, 2, 4, 4])'
 NECK = "model['neck'] = dict(type='hstpeft.PooledNorm', in_channels=16)\n"
 
 # Random in every place that a resume must restore: the flip above, trunk and side network.
@@ -116,7 +116,9 @@ def make_task(folder: Path, seed: int = 0) -> Task:
 def write_data(folder: Path, sizes: Sequence[int] = (24, 9), pixels: int = 32) -> Path:
     """Write a VTAB folder of noisy images whose colour is their class."""
     rng = np.random.default_rng(0)
-    for split, list_name, size in zip(('train', 'test'), ('train800val200', 'test'), sizes, strict=True):
+    for split, list_name, size in zip(
+        ('train', 'test'), ('train800val200', 'test'), sizes, strict=True
+    ):
         (folder / 'images' / split).mkdir(parents=True)
         lines = []
         for index in range(size):

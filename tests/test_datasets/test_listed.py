@@ -71,7 +71,10 @@ def test_class_names_of_the_config_win(vtab):
         ('images/a.png x\n', r"line 1 of \S+train\.txt is 'images/a\.png x'"),
         ('images/a.png -1\n', r"line 1 of \S+train\.txt is 'images/a\.png -1'"),
         ('images/a.png 1.5\n', r'the label being a whole number'),
-        ('images/a.png 0\nimages/b.png 3\n', r'label 3 of images/b\.png \(line 2 of train\.txt\) is'),
+        (
+            'images/a.png 0\nimages/b.png 3\n',
+            r'label 3 of images/b\.png \(line 2 of train\.txt\) is',
+        ),
     ],
 )
 def test_a_broken_list_is_named_by_line(vtab, lines, message):
@@ -93,7 +96,11 @@ BAD = ['missing', 'empty', 'truncated', 'text']
 
 
 def spoil(path: Path, how: str) -> None:
-    content = {'empty': b'', 'truncated': path.read_bytes()[:-30], 'text': b'<html>not found</html>'}
+    content = {
+        'empty': b'',
+        'truncated': path.read_bytes()[:-30],
+        'text': b'<html>not found</html>',
+    }
     path.unlink()
     if how != 'missing':
         path.write_bytes(content[how])
@@ -130,7 +137,7 @@ def test_a_mistake_in_the_pipeline_is_not_blamed_on_the_image(vtab):
         raise ValueError('a mistake of the pipeline')
 
     dataset = make(vtab, pipeline=[PIPELINE[0], mistaken])
-    with pytest.raises(ValueError, match='^a mistake of the pipeline$'):
+    with pytest.raises(ValueError, match=r'^a mistake of the pipeline$'):
         dataset[0]
 
 
@@ -156,10 +163,14 @@ def test_fgvc_numbers_classes_with_gaps_as_numbers(fgvc):
 
 def test_fgvc_refuses_what_does_not_fit(fgvc):
     options = dict(kind=FGVC, image_folder='images')
-    with pytest.raises(UserError, match=r'label 2 of images/b/2\.png \(entry b/2\.png of train\.json\)'):
+    with pytest.raises(
+        UserError, match=r'label 2 of images/b/2\.png \(entry b/2\.png of train\.json\)'
+    ):
         make(fgvc, 'train.json', **{**options, 'num_classes': 2})
     (fgvc / 'test.json').write_text('{"b/5.png": 8}')
-    with pytest.raises(UserError, match=r'class 8 of b/5\.png in \S+test\.json is not in train\.json'):
+    with pytest.raises(
+        UserError, match=r'class 8 of b/5\.png in \S+test\.json is not in train\.json'
+    ):
         make(fgvc, 'test.json', **options)
     for text in ('[1, 2]', '{"b/5.png": "cat"}', '{"b/5.png": null}', 'not JSON'):
         (fgvc / 'test.json').write_text(text)

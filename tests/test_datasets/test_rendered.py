@@ -142,5 +142,5 @@ def test_wrong_arguments_of_render_image_are_named():
         render_image('dials', 12, rng)
     with pytest.raises(UserError, match='size 8 is too small'):
         render_image('dials', 0, rng, size=8)
-    with pytest.raises(ValueError, match="did you mean 'digits'"):
-        render_image('digit', 0, rng)
+    with pytest.raises(ValueError, match="did you mean 'objects'"):
+        render_image('object', 0, rng)

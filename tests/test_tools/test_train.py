@@ -91,7 +91,7 @@ def test_log_has_an_eta_and_scalars(trained):
     assert len(re.findall(r'Epoch\(train\).* eta: ', log)) == 9
     lines = next(trained.work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
     scalars = [json.loads(line) for line in lines]
-    assert [entry['loss'] for entry in scalars if 'loss' in entry][0] > 0
+    assert next(entry['loss'] for entry in scalars if 'loss' in entry) > 0
     assert 'accuracy/top1' in scalars[-1]
 
 

@@ -60,8 +60,12 @@ class ViTTrunk(Trunk):
         self.num_layers = len(self.vit.blocks)
         self.patch_size = self.vit.patch_embed.patch_size
         self.num_prefix_tokens = self.vit.num_prefix_tokens
-        self.mean = tuple(self.vit.pretrained_cfg['mean'])
-        self.std = tuple(self.vit.pretrained_cfg['std'])
+        # Of the tag that is named, or of the arch's usual weights if a file is.
+        tag = f'{arch}.{weights}'
+        known = timm.models.get_pretrained_cfg(
+            tag if timm.models.is_model_pretrained(tag) else arch
+        )
+        self.mean, self.std = tuple(known.mean), tuple(known.std)
         self.pos_grid = self.vit.patch_embed.grid_size
         self.frozen_dtype = _DTYPES[dtype]
         self.identity = RANDOM

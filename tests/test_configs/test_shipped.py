@@ -1,0 +1,164 @@
+"""Every shipped leaf loads, says in its name what it does, and builds; no data, no download."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import Registry
+from mmpretrain.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
+from torch import nn
+
+from hstpeft import registry
+from hstpeft.engine.config import load_config
+from tests import tiny
+
+LEAVES = {
+    path.stem: path
+    for path in sorted((tiny.ROOT / 'configs').glob('*/*.py'))
+    if path.parent.name != '_base_'
+}
+NAME = re.compile(
+    r'(?P<method>[a-z0-9]+)_(?P<trunk>(vit|swin|hvt)-[a-z0-9-]+)_'
+    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<epochs>\d+)e_(?P<dataset>[a-z0-9-]+)'
+)
+MAX_LINES = 30
+OWN = {
+    name
+    for child in vars(registry).values()
+    if isinstance(child, Registry) and child.scope == 'hstpeft'
+    for name in (child.import_from_location() or child.module_dict)
+}
+
+each_leaf = pytest.mark.parametrize('name', LEAVES)
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_of_data(monkeypatch):
+    for variable in ('VTAB_TASK', 'VTAB_ROOT', 'FGVC_TASK', 'FGVC_ROOT', 'RENDERED_SIZE'):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def shrunk(path: Path) -> Config:
+    """Load a leaf and take away the weights and all but four blocks of its trunk."""
+    config = load_config(path)
+    trunk = config.model.backbone.trunk
+    trunk.weights = None
+    trunk.arch_options = {**trunk.get('arch_options', {}), 'depth': 4}
+    return config
+
+
+def walk(node: Any, where: str = '') -> Iterator[tuple[str, str]]:
+    """Yield every ``type`` of a config and where it stands."""
+    if isinstance(node, dict):
+        if isinstance(node.get('type'), str):
+            yield where, node['type']
+        for key, value in node.items():
+            yield from walk(value, f'{where}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from walk(value, f'{where}.{index}')
+
+
+def test_there_are_leaves_and_types_of_ours():
+    assert 'hst_vit-ti16_1xb32-12e_vtab-1k' in LEAVES
+    assert {'TunedBackbone', 'HSTTuner', 'VTAB1k', 'seed_worker', 'DeviceAwareDDP'} <= OWN
+
+
+@each_leaf
+def test_name_says_what_the_config_does(name):
+    parts = NAME.fullmatch(name)
+    assert parts, f'{name} is not {{method}}_{{trunk}}_{{gpus}}xb{{batch}}-{{epochs}}e_{{dataset}}'
+    config = load_config(LEAVES[name])
+    assert int(parts['batch']) == config.train_dataloader.batch_size
+    assert int(parts['epochs']) == config.train_cfg.max_epochs
+    assert int(parts['gpus']) * int(parts['batch']) == config.auto_scale_lr.base_batch_size
+    folder = LEAVES[name].parent.name
+    assert folder in (parts['method'], 'quickstart')
+    tuners = {'hst': 'hstpeft.HSTTuner', 'linear': 'hstpeft.FrozenTuner'}
+    assert config.model.backbone.tuner.type == tuners[parts['method']]
+
+
+@each_leaf
+def test_leaf_is_short(name):
+    assert len(LEAVES[name].read_text().splitlines()) <= MAX_LINES
+
+
+@each_leaf
+def test_our_types_carry_our_prefix(name):
+    types = dict(walk(load_config(LEAVES[name]).to_dict()))
+    bare = {where: kind for where, kind in types.items() if kind in OWN}
+    assert not bare
+    foreign = {kind for kind in types.values() if kind.startswith('hstpeft.')}
+    assert foreign <= {f'hstpeft.{kind}' for kind in OWN}
+
+
+@each_leaf
+def test_model_builds_and_gives_a_score_for_every_class(name):
+    config = shrunk(LEAVES[name])
+    model = MODELS.build(config.model).eval()
+    with torch.no_grad():
+        scores = model(torch.zeros(2, 3, 32, 32), mode='tensor')
+    assert scores.shape == (2, config.num_classes)
+
+
+def build_scheduler(cfg: dict, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """Build one, as the runner does."""
+    kind = PARAM_SCHEDULERS.get(cfg.pop('type'))
+    if cfg.pop('convert_to_iter_based', False):
+        return kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=steps, **cfg)
+    return kind(optimizer=optimizer, **cfg)
+
+
+@each_leaf
+def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
+    config = load_config(LEAVES[name])
+    wrapper = build_optim_wrapper(nn.Sequential(nn.Linear(2, 2)), config.optim_wrapper)
+    optimizer, steps = wrapper.optimizer, 4
+    schedulers = [build_scheduler(dict(cfg), optimizer, steps) for cfg in config.param_scheduler]
+    rates = []
+    for step in range(1, steps * config.train_cfg.max_epochs + 1):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or step % steps == 0:
+                scheduler.step()
+    peak = config.optim_wrapper.optimizer.lr
+    assert max(rates) == pytest.approx(peak)
+    assert rates[-1] < 0.01 * peak
+    assert rates.index(max(rates)) <= 0.2 * len(rates), 'the peak comes early'
+
+
+@each_leaf
+def test_normalisation_is_that_of_the_weights(name):
+    model = load_config(LEAVES[name]).model
+    trunk = model.backbone.trunk
+    tag = f'{trunk.arch}.{trunk.weights}'
+    if not timm.models.is_model_pretrained(tag):
+        pytest.skip('the weights are no timm tag, so nobody else says what they expect')
+    pretrained = timm.models.get_pretrained_cfg(tag)
+    for own, theirs in (('mean', pretrained.mean), ('std', pretrained.std)):
+        assert model.data_preprocessor[own] == pytest.approx([255 * value for value in theirs])
+
+
+@each_leaf
+def test_pipelines_hooks_and_metrics_build(name):
+    config = load_config(LEAVES[name])
+    rng = np.random.default_rng(0)
+    for loader in (config.train_dataloader, config.val_dataloader):
+        image = rng.integers(0, 255, (300, 260, 3), dtype=np.uint8)
+        results = dict(img=image, img_shape=(300, 260), ori_shape=(300, 260), gt_label=1)
+        for transform in loader.dataset.pipeline:
+            if transform['type'] != 'LoadImageFromFile':
+                results = TRANSFORMS.build(transform)(results)
+        assert results['inputs'].shape[0] == 3
+        assert results['data_samples'].gt_label.tolist() == [1]
+    assert all(HOOKS.build(hook) for hook in config.custom_hooks)
+    assert METRICS.build(config.val_evaluator)
+    assert config.randomness.seed is not None, 'without a seed a resume has another data order'
