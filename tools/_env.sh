@@ -151,12 +151,16 @@ explain() {
   esac
 }
 
+TICKER=''
 # A sign of life every minute; it ends with this script even if that is killed.
 start_ticker() {
   (while sleep 60 >/dev/null 2>&1 && kill -0 "$$" 2>/dev/null; do say "$1: $((++minutes)) min"; done) 9>&- &
   TICKER=$!
 }
-stop_ticker() { { [[ -z "${TICKER:-}" ]] || kill "$TICKER" && wait "$TICKER"; } 2>/dev/null || TICKER=''; }
+stop_ticker() {
+  [[ -n "$TICKER" ]] || return 0
+  { kill "$TICKER" && wait "$TICKER"; } 2>/dev/null || TICKER=''
+}
 trap stop_ticker EXIT
 
 # run_pip WHAT ARGUMENTS: pip's temporary files lie in the environment, where the next run finds and removes them.

@@ -1,11 +1,11 @@
 """Pre-train the trunk of the quickstart on the task ``objects`` of the renderer.
 
-    python projects/quickstart/pretrain.py
+    PYTHONPATH=. python projects/quickstart/pretrain.py
 
 The class token learns which shape in which texture an image shows; every patch token learns the
-same about the object that covers it, and how much of it is covered. Without this dense signal a
-transformer of this size stays at chance for thousands of steps. Saved are the trunk's weights
-under timm's names, without the heads.
+same about the object that covers it, and how much of it is covered. Without this dense signal the
+class token was still at chance after 400 steps; with it, it is not after 200. Saved are the trunk's
+weights under timm's names, without the heads.
 
 Shapes: B batch, N = h * w patches, H W pixels, S shapes, T textures.
 """

@@ -73,6 +73,13 @@ def test_installs_once_and_passes_arguments(machine):
     assert again.returncode == 0 and not again.pips and not again.stderr
 
 
+def test_a_script_that_sources_the_library_ends_with_its_own_status(machine):
+    sourcing = ('bash', '-c', 'set -e; source "$2"; use_env runtime', 'ci')
+    for _ in range(2):  # while installing, and when nothing is left to install
+        done = machine('_env.sh', before=sourcing)
+        assert done.returncode == 0, done
+
+
 def test_goes_on_after_a_failure(machine):
     complaint(machine(PIP_STATUS=1, PIP_SAYS='ERROR: anything'))
     done = machine()
