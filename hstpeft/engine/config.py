@@ -69,6 +69,11 @@ def check_override(cfg: Config, key: str) -> None:
             f'it: set {target}'
         )
     known = {*inspect.signature(Runner).parameters, *_TOP_LEVEL}
+    if first in cfg and first not in known:
+        raise UserError(
+            f'--cfg-options {key} would change nothing: {first} has been read while the config was '
+            'composed; set the keys of model, data loaders or optimiser that were made from it'
+        )
     node: Any = cfg.to_dict()
     for depth, part in enumerate(key.split('.')):
         if isinstance(node, Sequence) and not isinstance(node, str):

@@ -211,4 +211,6 @@ def test_a_delta_of_a_float32_trunk_fits_the_same_trunk_in_bfloat16():
 
 def test_side_options_that_change_no_shape_do_not_change_the_keys():
     config = classifier_config(backbone_config(tuner=hst_config(side_drop_path_rate=0.3)))
-    build(config).load_state_dict(trained_model().state_dict(), strict=True)
+    model = build(config)
+    assert set(model.state_dict()) == DELTA_KEYS
+    model.load_state_dict(trained_model().state_dict(), strict=True)

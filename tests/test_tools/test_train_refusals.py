@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         r'--cfg-options tuner\.num_meta_tokens would change nothing, .+: '
         r'set model\.backbone\.tuner\.num_meta_tokens',
     ),
+    'composed key of another part': (
+        lambda t: Call(options=['vtab_num_classes.cifar=2']),
+        r'--cfg-options vtab_num_classes\.cifar would change nothing: .+',
+    ),
     'unknown option in the config': (
         lambda t: bad_leaf(t, 'model = dict(backbone=dict(tuner=dict(num_meta_tokenz=2)))'),
         r"backbone\.tuner has no option 'num_meta_tokenz': did you mean 'num_meta_tokens'\?",
