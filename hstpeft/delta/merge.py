@@ -18,6 +18,6 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
         UserError: The tuner cannot be folded; says why.
     """
     merged = copy.deepcopy(model)
-    merged.backbone.tuner.merge(merged.backbone.trunk)
-    trunk = {name: p.detach().clone() for name, p in merged.backbone.trunk.vit.named_parameters()}
+    merged.backbone.tuner = merged.backbone.tuner.merge(merged.backbone.trunk)
+    trunk = {name: p.detach().clone() for name, p in merged.backbone.trunk.net.named_parameters()}
     return trunk, merged

@@ -2,13 +2,25 @@
 
 from hstpeft.models.backbones import TunedBackbone
 from hstpeft.models.necks import PooledNorm
-from hstpeft.models.trunks import Trunk, ViTTrunk
-from hstpeft.models.tuners import FrozenTuner, HSTTuner, Tuner
+from hstpeft.models.trunks import HVTTrunk, SwinTrunk, Trunk, ViTTrunk
+from hstpeft.models.tuners import (
+    ARCTuner,
+    FrozenTuner,
+    FullTuner,
+    HSTTuner,
+    MemoryTokensTuner,
+    Tuner,
+)
 
 __all__ = [
+    'ARCTuner',
     'FrozenTuner',
+    'FullTuner',
     'HSTTuner',
+    'HVTTrunk',
+    'MemoryTokensTuner',
     'PooledNorm',
+    'SwinTrunk',
     'Trunk',
     'TunedBackbone',
     'Tuner',

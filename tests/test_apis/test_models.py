@@ -60,7 +60,7 @@ def test_a_config_object_is_not_changed(trained):
     text = config.pretty_text
     options = {'model.backbone.tuner.num_meta_tokens': 2}
     model = init_model(config, device='cpu', cfg_options=options)
-    assert model.backbone.tuner.num_extra_tokens == 2
+    assert model.backbone.tuner.num_meta_tokens == 2
     assert config.pretty_text == text
 
 

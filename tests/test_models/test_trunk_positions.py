@@ -7,6 +7,7 @@ from torch.nn import functional as F
 import hstpeft.models.trunks.vit as vit_module
 from hstpeft.delta import fingerprint
 from hstpeft.models import ViTTrunk
+from hstpeft.models.tuners import FrozenTuner
 from tests.conftest import ARCH, VIT, backbone_config, build, images, trunk_config, vit_weights
 
 
@@ -83,14 +84,9 @@ def test_tokens_of_every_plain_vit_equal_those_of_timm(options, size):
     tokens, _ = trunk.embed(image)
     with torch.no_grad():
         torch.testing.assert_close(tokens, vit.norm_pre(vit._pos_embed(vit.patch_embed(image))))
-        last = trunk.run(tokens, _NoPlaces(), (3,))[3]
+        last = trunk.run(tokens, FrozenTuner(), (3,))[3]
         expected = vit.eval().forward_features(image)
         torch.testing.assert_close(trunk.final_norm(last), expected, rtol=1e-5, atol=1e-5)
-
-
-class _NoPlaces:
-    def before_block(self, index, tokens):
-        return tokens
 
 
 @pytest.fixture

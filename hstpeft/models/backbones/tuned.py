@@ -1,7 +1,6 @@
 """The backbone: the only place where a trunk and a tuner meet.
 
-Shapes: B batch, M extra tokens, P prefix tokens, N = h * w patches, C trunk width, D side width,
-H W pixels, h w grid.
+Shapes: B batch, C trunk width, D side width, H W pixels, h w grid.
 """
 
 import inspect
@@ -35,10 +34,11 @@ class TunedBackbone(BaseModule):
         trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``.
         tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``.
         out_type: What a tuner without maps of its own gives, as in mmpretrain's ViT:
-            ``cls_token`` (default), ``avg_featmap``, ``featmap`` or ``raw``. HST always gives
-            its maps.
-        out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32) or blocks
-            (default the last) to return, in order; negative ones count from the end.
+            ``cls_token``, ``avg_featmap``, ``featmap`` or ``raw``; the default is the first
+            that the trunk has. HST always gives its maps.
+        out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32), blocks (ViT)
+            or stages (Swin; default the last) to return, in order; negative ones count from
+            the end.
         init_cfg: Must be None: the trunk's weights come through ``trunk.weights``.
 
     Raises:
@@ -61,17 +61,21 @@ class TunedBackbone(BaseModule):
         super().__init__()
         self.trunk: Trunk = _build('trunk', trunk)
         self.tuner: Tuner = _build('tuner', tuner)
-        self.tuner.attach(self.trunk)
-        self.out_type = _check_out_type(out_type, bool(self.tuner.strides))
-        self.out_indices = _check_out_indices(
-            out_indices, len(self.tuner.strides) or self.trunk.num_layers, bool(self.tuner.strides)
-        )
-        no_class_token = self.trunk.num_prefix_tokens == 0 and not self.tuner.strides
-        if self.out_type == 'cls_token' and no_class_token:
+        if not isinstance(self.trunk, self.tuner.trunk_types):
+            allowed = ', '.join(f'hstpeft.{kind.__name__}' for kind in self.tuner.trunk_types)
             raise UserError(
-                "backbone.out_type 'cls_token': this trunk has no class token, use 'avg_featmap'"
+                f'backbone.tuner {type(self.tuner).__name__} is not defined for a '
+                f'{type(self.trunk).__name__}: use {allowed}'
             )
-        freeze_all_but(self, [*self.tuner.parameters(), *self.tuner.trunk_parameters(self.trunk)])
+        self.tuner.attach(self.trunk)
+        has_maps = bool(self.tuner.strides)
+        self.out_type = _check_out_type(out_type, self.trunk, has_maps)
+        self.out_indices = _check_out_indices(
+            out_indices, len(self.tuner.strides or self.trunk.output_strides), has_maps
+        )
+        freeze_all_but(
+            self, [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]
+        )
         self.trunk.hold_frozen()
         install_state_hooks(self)
 
@@ -83,19 +87,22 @@ class TunedBackbone(BaseModule):
 
         Returns:
             From high to low resolution. HST: maps (B, D, ceil(H / stride), ceil(W / stride)).
-            Other tuners, one entry an index: ``cls_token`` and ``avg_featmap`` (B, C),
-            ``featmap`` (B, C, ceil(H / patch), ceil(W / patch)), ``raw`` (B, P + N, C).
+            Other tuners, one entry an index: ``cls_token`` and ``avg_featmap`` (B, C), for a
+            tuner of two branches a list [image, prompt] of them; ``featmap``
+            (B, C, ceil(H / stride), ceil(W / stride)) and ``raw`` (the trunk's tokens) of the
+            image.
         """
         padded = self._pad(image)
         tokens, grid = self.trunk.embed(padded)
         if self.tuner.strides:
-            taps = self.trunk.run(tokens, self.tuner, self.tuner.tap_indices(self.trunk))
+            read = self.tuner.tap_indices(self.trunk)
+            taps = self.tuner.run(self.trunk, tokens, grid, read)
             maps = self.tuner.maps(padded, taps, grid, self.trunk.num_prefix_tokens)
             return tuple(
                 _crop(maps[index], image, (self.tuner.strides[index],) * 2)
                 for index in self.out_indices
             )
-        taps = self.trunk.run(tokens, self.tuner, self.out_indices)
+        taps = self.tuner.run(self.trunk, tokens, grid, self.out_indices)
         return tuple(self._format(index, taps[index], image, grid) for index in self.out_indices)
 
     def get_extra_state(self) -> Tensor:
@@ -114,24 +121,25 @@ class TunedBackbone(BaseModule):
                 f'an image of {height} x {width} pixels is smaller than a patch of the trunk '
                 f'({patch}): resize it in the pipeline'
             )
-        multiples = [math.lcm(patch, self.tuner.pixel_multiple) for patch in self.trunk.patch_size]
+        multiples = [math.lcm(n, self.tuner.pixel_multiple) for n in self.trunk.pixel_multiple]
         bottom, right = -height % multiples[0], -width % multiples[1]
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
-    def _format(self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Turn a block's tokens (B, M + P + N, C) into what ``out_type`` asks for."""
-        tokens = tokens[:, self.tuner.num_extra_tokens :]
-        if index == self.trunk.num_layers - 1:
+    def _format(
+        self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]
+    ) -> Tensor | list[Tensor]:
+        """Turn an output of the trunk into what ``out_type`` asks for."""
+        if index == len(self.trunk.output_strides) - 1:
             tokens = self.trunk.final_norm(tokens)
         tokens = tokens.float() if tokens.dtype == torch.bfloat16 else tokens
-        if self.out_type == 'raw':
-            return tokens
-        if self.out_type == 'cls_token':
-            return tokens[:, 0]
-        patches = tokens[:, self.trunk.num_prefix_tokens :]
-        if self.out_type == 'avg_featmap':
-            return patches.mean(dim=1)
-        return _crop(patches.transpose(1, 2).unflatten(2, grid), image, self.trunk.patch_size)
+        if self.out_type in ('raw', 'featmap'):
+            tokens = tokens[: len(image)]
+            if self.out_type == 'raw':
+                return tokens
+            return _crop(self.trunk.to_map(tokens, grid), image, self.trunk.output_strides[index])
+        vector = tokens[:, 0] if self.out_type == 'cls_token' else self.trunk.pool(tokens)
+        branches = vector.split(len(image))
+        return list(branches) if self.tuner.num_branches > 1 else vector
 
 
 def _build(part: str, cfg: dict) -> nn.Module:
@@ -156,12 +164,16 @@ def _crop(x: Tensor, image: Tensor, stride: tuple[int, int]) -> Tensor:
     return x[..., :height, :width]
 
 
-def _check_out_type(out_type: str | None, has_maps: bool) -> str:
+def _check_out_type(out_type: str | None, trunk: Trunk, has_maps: bool) -> str:
     if has_maps and out_type is not None:
         raise UserError(f'backbone.out_type {out_type!r} does not apply: this tuner gives its maps')
     if out_type is not None and out_type not in OUT_TYPES:
         raise UserError(f'backbone.out_type {out_type!r} is unknown: use one of {OUT_TYPES}')
-    return out_type or OUT_TYPES[0]
+    if out_type is not None and out_type not in trunk.out_types:
+        raise UserError(
+            f'backbone.out_type {out_type!r}: {trunk.out_type_note}; use one of {trunk.out_types}'
+        )
+    return out_type or trunk.out_types[0]
 
 
 def _check_out_indices(

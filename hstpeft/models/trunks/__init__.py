@@ -1,6 +1,8 @@
 """Pre-trained vision transformers behind one interface."""
 
-from hstpeft.models.trunks.base import Trunk
+from hstpeft.models.trunks.base import BlockPlaces, Trunk
+from hstpeft.models.trunks.hvt import HVTTrunk
+from hstpeft.models.trunks.swin import SwinTrunk
 from hstpeft.models.trunks.vit import ViTTrunk
 
-__all__ = ['Trunk', 'ViTTrunk']
+__all__ = ['BlockPlaces', 'HVTTrunk', 'SwinTrunk', 'Trunk', 'ViTTrunk']

@@ -1,20 +1,41 @@
 """What a trunk is to the rest of hstpeft.
 
-Shapes: B batch, P prefix tokens, N = h * w patches, C trunk width, H W pixels, h w grid.
+Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H W pixels, h w grid.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
+
+from hstpeft.errors import UserError
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
 class BlockPlaces(Protocol):
-    """The places of the block loop at which a tuner may act; each returns its replacement."""
+    """The places of the block loop at which a tuner may act; each returns its replacement.
+
+    Tokens are (B, L, C) in a ViT and (B, h, w, C) in a Swin. ``index`` counts the blocks of the
+    whole trunk.
+    """
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the tokens (B, P + N, C) at the entry of block ``index``."""
+        """Change the residual stream at the entry of a block."""
+
+    def before_attention(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the normalised input of the attention."""
+
+    def before_mlp_norm(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the residual stream between attention and the norm of the MLP."""
+
+    def before_mlp(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the normalised input of the MLP."""
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the residual stream at the exit of a block."""
 
 
 class Trunk(nn.Module, ABC):
@@ -26,10 +47,19 @@ class Trunk(nn.Module, ABC):
 
     Attributes:
         identity: Hash of the pre-trained tensors, or ``'random'``.
-        embed_dims: Width C.
+        embed_dims: Width C of the last block.
         num_layers: Number of blocks.
+        stage_depths: Blocks of each stage; a ViT is one stage.
+        stage_dims: Width of each stage.
         patch_size: Pixels (height, width) of a patch.
+        grid_size: Grid (h, w) at the image size that the trunk was built for.
+        pixel_multiple: Image sides (height, width) must be multiples of these.
+        output_strides: Pixels (height, width) of a cell of each output that can be tapped: an
+            output a block (ViT) or a stage (Swin).
         num_prefix_tokens: Tokens P before the patches (class and register tokens).
+        out_types: Forms of an output that exist, the usual one first.
+        out_type_note: Why the other forms do not exist.
+        frozen_dtype: What the frozen parameters are held in.
         mean: Channel means that the weights expect, in 0..1.
         std: Channel deviations that the weights expect, in 0..1.
     """
@@ -37,14 +67,27 @@ class Trunk(nn.Module, ABC):
     identity: str
     embed_dims: int
     num_layers: int
+    stage_depths: tuple[int, ...]
+    stage_dims: tuple[int, ...]
     patch_size: tuple[int, int]
+    grid_size: tuple[int, int]
+    pixel_multiple: tuple[int, int]
+    output_strides: tuple[tuple[int, int], ...]
     num_prefix_tokens: int
+    out_types: tuple[str, ...]
+    out_type_note: str = ''
+    frozen_dtype: torch.dtype
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    @abstractmethod
+    def net(self) -> nn.Module:
+        """The module whose names are those of weight files."""
+
     @abstractmethod
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Turn an image (B, 3, H, W) into tokens (B, P + N, C) and their grid (h, w)."""
+        """Turn an image (B, 3, H, W) into tokens and their grid (h, w)."""
 
     @abstractmethod
     def run(
@@ -53,12 +96,12 @@ class Trunk(nn.Module, ABC):
         """Run the blocks up to the last tap.
 
         Args:
-            tokens: (B, P + N, C) from `embed`.
+            tokens: From `embed`.
             places: Acts at the named places of every block.
-            tap_indices: Blocks whose output is wanted.
+            tap_indices: Outputs that are wanted: blocks (ViT) or stages (Swin).
 
         Returns:
-            Output of each tapped block, with whatever tokens the places added.
+            Each tapped output, with whatever tokens the places added.
         """
 
     @abstractmethod
@@ -66,9 +109,30 @@ class Trunk(nn.Module, ABC):
         """Apply the norm after the last block to tokens (..., C)."""
 
     @abstractmethod
-    def block_norms(self, index: int) -> list[nn.Module]:
-        """Return the norms at the entries of attention and MLP of block ``index``."""
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Average the tokens of an output, but for the prefix tokens; returns (B, C)."""
 
     @abstractmethod
+    def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Arrange the patches of an output as a map (B, C, h, w)."""
+
+    @abstractmethod
+    def block(self, index: int) -> nn.Module:
+        """Return a block by its number in the whole trunk."""
+
+    def block_norms(self, index: int) -> list[nn.Module]:
+        """Return the norms at the entries of attention and MLP of block ``index``."""
+        return [self.block(index).norm1, self.block(index).norm2]
+
     def hold_frozen(self) -> None:
-        """Cast the frozen tensors to the dtype they shall be held in."""
+        """Cast the frozen parameters to the dtype they shall be held in."""
+        for parameter in self.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(self.frozen_dtype)
+
+
+def check_dtype(dtype: str) -> torch.dtype:
+    """Translate a trunk's ``dtype`` argument."""
+    if dtype not in DTYPES:
+        raise UserError(f'trunk.dtype {dtype!r} is not supported: use one of {list(DTYPES)}')
+    return DTYPES[dtype]

@@ -3,7 +3,6 @@
 Shapes: B batch, P prefix tokens, N = h * w patches, C trunk width, H W pixels, h w grid.
 """
 
-import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,14 +13,13 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from hstpeft.delta import RANDOM, fingerprint
-from hstpeft.errors import UserError, nearest
-from hstpeft.models.trunks.base import BlockPlaces, Trunk
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
+from hstpeft.models.trunks.blocks import apply_norm, run_blocks
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.weights import fill, read_weights
+from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
+from hstpeft.models.trunks.weights import fill_vit, read_weights
 from hstpeft.registry import MODELS
-
-_OWNED_OPTIONS = ('pretrained', 'num_classes', 'dynamic_img_size', 'dynamic_img_pad', 'block_fn')
-_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
 @MODELS.register_module()
@@ -39,6 +37,8 @@ class ViTTrunk(Trunk):
             timm tag to download (``augreg_in21k``), a dict of tensors, or None = random.
         dtype: ``float32`` or ``bfloat16``: what the frozen tensors are held in. What a tuner
             trains stays float32.
+        mlp_drop_rate: Dropout inside the MLPs alone (``proj_drop_rate`` of ``arch_options`` drops
+            after the attention too).
 
     Raises:
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
@@ -50,30 +50,37 @@ class ViTTrunk(Trunk):
         arch_options: Mapping[str, Any] | None = None,
         weights: str | Mapping[str, Tensor] | None = None,
         dtype: str = 'float32',
+        mlp_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if dtype not in _DTYPES:
-            raise UserError(f'trunk.dtype {dtype!r} is not supported: use one of {list(_DTYPES)}')
+        self.frozen_dtype = check_dtype(dtype)
         self.vit = create_vit(arch, dict(arch_options or {}))
         wrap_linears(self.vit.blocks)
+        for block in self.vit.blocks:
+            block.mlp.drop1.p = block.mlp.drop2.p = max(mlp_drop_rate, block.mlp.drop1.p)
         self.embed_dims = self.vit.embed_dim
         self.num_layers = len(self.vit.blocks)
-        self.patch_size = self.vit.patch_embed.patch_size
+        self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
+        self.patch_size = self.pixel_multiple = self.vit.patch_embed.patch_size
+        self.output_strides = (self.patch_size,) * self.num_layers
         self.num_prefix_tokens = self.vit.num_prefix_tokens
-        # Of the tag that is named, or of the arch's usual weights if a file is.
-        tag = f'{arch}.{weights}'
-        known = timm.models.get_pretrained_cfg(
-            tag if timm.models.is_model_pretrained(tag) else arch
-        )
-        self.mean, self.std = tuple(known.mean), tuple(known.std)
-        self.pos_grid = self.vit.patch_embed.grid_size
-        self.frozen_dtype = _DTYPES[dtype]
+        self.out_types = ('cls_token', 'avg_featmap', 'featmap', 'raw')
+        if self.num_prefix_tokens == 0:
+            self.out_types = self.out_types[1:]
+            self.out_type_note = 'this trunk has no class token'
+        self.mean, self.std = mean_std(arch, weights)
+        self.grid_size = self.vit.patch_embed.grid_size
         self.identity = RANDOM
         if weights is not None:
             tensors = read_weights(weights, arch)
-            self.pos_grid = fill(self.vit, tensors)
+            self.grid_size = fill_vit(self.vit, tensors)
             self.identity = fingerprint(tensors)
         self._pos_cache: dict[tuple, Tensor] = {}
+
+    @property
+    def net(self) -> nn.Module:
+        """timm's model."""
+        return self.vit
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Turn an image (B, 3, H, W) into tokens (B, P + N, C) and their grid (h, w)."""
@@ -96,42 +103,36 @@ class ViTTrunk(Trunk):
     def run(
         self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
     ) -> dict[int, Tensor]:
-        """Run the blocks up to the last tap; the one block loop of this trunk family."""
-        taps = {}
-        for index in range(max(tap_indices) + 1):
-            block = self.vit.blocks[index]
-            tokens = places.before_block(index, tokens)
-            branch = block.attn(apply_norm(block.norm1, tokens))
-            tokens = tokens + block.drop_path1(block.ls1(branch))
-            branch = block.mlp(apply_norm(block.norm2, tokens))
-            tokens = tokens + block.drop_path2(block.ls2(branch))
-            if index in tap_indices:
-                taps[index] = tokens
-        return taps
+        """Run the blocks up to the last tap."""
+        return run_blocks(self.vit.blocks, tokens, places, tap_indices)
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block to tokens (..., C)."""
         return apply_norm(self.vit.norm, tokens)
 
-    def block_norms(self, index: int) -> list[nn.Module]:
-        """Return the norms at the entries of attention and MLP of block ``index``."""
-        return [self.vit.blocks[index].norm1, self.vit.blocks[index].norm2]
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Average all tokens but the prefix; a ViT pre-trained that way has its norm here (fc_norm)."""
+        return apply_norm(self.vit.fc_norm, tokens[:, self.num_prefix_tokens :].mean(dim=1))
 
-    def hold_frozen(self) -> None:
-        """Cast the frozen tensors to the dtype they shall be held in."""
-        for parameter in self.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(self.frozen_dtype)
+    def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Arrange the patches of tokens (B, L, C) as a map (B, C, h, w)."""
+        start = self.num_prefix_tokens
+        patches = tokens[:, start : start + grid[0] * grid[1]]
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+    def block(self, index: int) -> nn.Module:
+        """Return a block of timm's."""
+        return self.vit.blocks[index]
 
     def _position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding for a grid, (1, [P +] h * w, C)."""
         own = self.vit.pos_embed
-        if grid == self.pos_grid:
+        if grid == self.grid_size:
             return own
         num_prefix = 0 if self.vit.no_embed_class else self.num_prefix_tokens
 
         def resample() -> Tensor:
-            return resample_abs_pos_embed(own, grid, self.pos_grid, num_prefix)
+            return resample_abs_pos_embed(own, grid, self.grid_size, num_prefix)
 
         if own.requires_grad:
             return resample()
@@ -142,30 +143,14 @@ class ViTTrunk(Trunk):
         return self._pos_cache[key]
 
 
-def apply_norm(norm: nn.Module, tokens: Tensor) -> Tensor:
-    """Apply a norm that may be float32 (trainable) to tokens that may be bfloat16 (frozen trunk)."""
-    weight = getattr(norm, 'weight', None)
-    if weight is None or weight.dtype == tokens.dtype:
-        return norm(tokens)
-    return norm(tokens.to(weight.dtype)).to(tokens.dtype)
-
-
 def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
     """Build a timm ViT without weights and refuse by name what the block loop cannot drive.
 
     Raises:
         UserError: ``arch`` is unknown or of another family, or an option is not one of its.
     """
-    if not timm.is_model(arch):
-        raise UserError(f'trunk.arch {arch!r} is not a timm model: {nearest(arch, _plain_vits())}')
-    known = inspect.signature(VisionTransformer).parameters
-    for name in options:
-        if name in _OWNED_OPTIONS or name not in known:
-            allowed = [option for option in known if option not in _OWNED_OPTIONS]
-            raise UserError(
-                f'trunk.arch_options {name!r} cannot be set here: {nearest(name, allowed)}'
-            )
-    vit = _create(arch, options) if arch in _plain_vits() else None
+    check_arch(arch, options, _plain_vits(), VisionTransformer)
+    vit = create_model(arch, options) if arch in _plain_vits() else None
     reason = 'it is no plain ViT' if vit is None else _unsupported(vit)
     if reason:
         raise UserError(
@@ -173,19 +158,6 @@ def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
             'vit_base_patch16_224, deit_small_patch16_224 or vit_base_patch14_dinov2'
         )
     return vit
-
-
-def _create(arch: str, options: dict[str, Any]) -> nn.Module:
-    """Call timm; what it asserts about an option's value becomes a `UserError`."""
-    try:
-        # `dynamic_img_size` only lifts the check of the image size; `embed` does the rest.
-        return timm.create_model(
-            arch, pretrained=False, num_classes=0, dynamic_img_size=True, **options
-        )
-    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f'trunk.arch_options {options} do not suit {arch}: {error or type(error).__name__}'
-        ) from error
 
 
 def _plain_vits() -> list[str]:
@@ -202,6 +174,8 @@ def _unsupported(vit: nn.Module) -> str:
         return f'its blocks are {", ".join(blocks)}'
     if type(vit.patch_embed) is not PatchEmbed:
         return f'its patch embedding is {type(vit.patch_embed).__name__}'
+    if vit.blocks[0].attn.gate is not None:
+        return 'its attention is gated'
     if vit.pos_embed is None:
         return 'it has no absolute position embedding'
     if vit.attn_pool is not None or not isinstance(vit.patch_drop, nn.Identity):

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -49,10 +49,11 @@ def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Ten
         raw = _read_file(Path(source).expanduser())
     else:
         raw = _download(arch, str(source))
-    return {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+    kept = {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+    return _from_official_swin(kept) if 'layers.0.downsample.norm.weight' in kept else kept
 
 
-def fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+def fill_vit(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     """Copy weights into a timm ViT; each tensor must be used and each of the model's be filled.
 
     The position embedding keeps the size of the file, whatever the model was built for.
@@ -63,12 +64,42 @@ def fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
     Raises:
         UserError: Lists what is missing, left over or of another shape.
     """
-    own = vit.state_dict()
+    check_fit(vit.state_dict(), tensors, resampled=('pos_embed',))
+    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
+    vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
+    vit.load_state_dict(dict(tensors))
+    return grid
+
+
+def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy weights into a model all of whose tensors must have the file's shape.
+
+    Raises:
+        UserError: Lists what is missing, left over or of another shape.
+    """
+    check_fit(net.state_dict(), tensors)
+    net.load_state_dict(dict(tensors))
+
+
+def check_fit(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], resampled: Collection[str] = ()
+) -> None:
+    """Raise unless each tensor is used and each of the model's is filled.
+
+    Args:
+        own: The model's state dict.
+        tensors: The weights.
+        resampled: Names whose shape may differ.
+
+    Raises:
+        UserError: Lists what is missing, left over or of another shape.
+    """
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     reshaped = [
         f'{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in own.keys() & tensors.keys()
-        if tensors[key].shape != own[key].shape and key != 'pos_embed'
+        for key in sorted(own.keys() & tensors.keys())
+        if tensors[key].shape != own[key].shape and key not in resampled
     ]
     problems = [
         f'{title} {", ".join(names)}'
@@ -80,11 +111,6 @@ def fill(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
             f'trunk.weights do not fit the arch: {"; ".join(problems)}. '
             'Choose the arch (and arch_options) that the file was made for'
         )
-    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
-    vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
-    vit.load_state_dict(dict(tensors))
-    return grid
 
 
 def _position_grid(pos_embed: Tensor, vit: nn.Module, num_prefix: int) -> tuple[int, int]:
@@ -153,6 +179,22 @@ def _download(arch: str, tag: str) -> dict[str, Tensor]:
             f'trunk.weights {name} cannot be downloaded ({type(error).__name__}: {reason}): check '
             'the network, or give a local file'
         ) from error
+
+
+_SWIN_MERGING = re.compile(r'layers\.(\d+)\.downsample\.(.+)')
+_SWIN_TABLES = ('relative_position_index', 'attn_mask')
+
+
+def _from_official_swin(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate Microsoft's Swin: its patch merging ends a stage, timm's begins the next one."""
+    tensors = {}
+    for key, value in raw.items():
+        merging = _SWIN_MERGING.fullmatch(key)
+        if merging:
+            key = f'layers.{int(merging[1]) + 1}.downsample.{merging[2]}'
+        if key.rpartition('.')[2] not in _SWIN_TABLES:
+            tensors[key] = value
+    return tensors
 
 
 # Names inside a block of Google's checkpoints; the numbers differ between the original release

@@ -1,7 +1,10 @@
 """What is learned on top of a trunk: one method a file."""
 
+from hstpeft.models.tuners.arc import ARCTuner
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
+from hstpeft.models.tuners.full import FullTuner
 from hstpeft.models.tuners.hst import HSTTuner
+from hstpeft.models.tuners.memory_tokens import MemoryTokensTuner
 
-__all__ = ['FrozenTuner', 'HSTTuner', 'Tuner']
+__all__ = ['ARCTuner', 'FrozenTuner', 'FullTuner', 'HSTTuner', 'MemoryTokensTuner', 'Tuner']

@@ -1,10 +1,11 @@
 """What a tuner is to the backbone.
 
-Shapes: B batch, M extra tokens in front, P prefix tokens, N = h * w patches, C trunk width,
-H W pixels, h w grid.
+Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H W pixels, h w grid.
+Tokens are (B, L, C) in a ViT and (B, h, w, C) in a Swin.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
@@ -16,19 +17,21 @@ class Tuner(nn.Module, ABC):
     """Learns on top of a trunk and acts at the places of its block loop.
 
     The constructor only takes options; `attach` builds the parameters from what the trunk
-    declares. The tuner's own parameters are trainable, and so are the trunk's that
-    `trunk_parameters` returns. An override of a place returns the changed tokens.
+    declares. `own_parameters` are trainable, and so are the trunk's that `trunk_parameters`
+    returns. An override of a place returns the changed tokens.
 
     Attributes:
-        num_extra_tokens: Tokens M that the tuner keeps in front of the trunk's.
-        pixel_multiple: Image sides must be multiples of this, on top of the patch.
+        trunk_types: Trunks that the method is defined for.
+        pixel_multiple: Image sides must be multiples of this, on top of the trunk's own.
         strides: Strides of the maps that the tuner makes itself (side network); empty for a
             tuner whose outputs are the trunk's tokens.
+        num_branches: Sequences that `run` returns, stacked over the batch, the image's first.
     """
 
-    num_extra_tokens: int = 0
+    trunk_types: tuple[type[Trunk], ...] = (Trunk,)
     pixel_multiple: int = 1
     strides: tuple[int, ...] = ()
+    num_branches: int = 1
 
     @abstractmethod
     def attach(self, trunk: Trunk) -> None:
@@ -38,16 +41,56 @@ class Tuner(nn.Module, ABC):
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return the trunk parameters that the method trains."""
 
+    def own_parameters(self) -> list[nn.Parameter]:
+        """Return the tuner's parameters that are trained: by default all."""
+        return list(self.parameters())
+
     def token_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that are tokens, for the optimiser's decay rule."""
         return []
 
     def tap_indices(self, trunk: Trunk) -> tuple[int, ...]:
-        """Return the blocks whose outputs the tuner reads; by default none."""
+        """Return the outputs of the trunk that the tuner reads; by default none."""
         return ()
 
+    def run(
+        self,
+        trunk: Trunk,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        tap_indices: Collection[int],
+    ) -> dict[int, Tensor]:
+        """Run the trunk's blocks; a method that runs them in another way overrides this.
+
+        Args:
+            trunk: The trunk that the tuner was attached to.
+            tokens: From ``trunk.embed``.
+            grid: (h, w).
+            tap_indices: Outputs that are wanted.
+
+        Returns:
+            Each tapped output.
+        """
+        return trunk.run(tokens, self, tap_indices)
+
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the tokens (B, M + P + N, C) at the entry of block ``index``."""
+        """Change the residual stream at the entry of block ``index``."""
+        return tokens
+
+    def before_attention(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the normalised input of the attention of block ``index``."""
+        return tokens
+
+    def before_mlp_norm(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the residual stream between attention and second norm of block ``index``."""
+        return tokens
+
+    def before_mlp(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the normalised input of the MLP of block ``index``."""
+        return tokens
+
+    def after_block(self, index: int, tokens: Tensor) -> Tensor:
+        """Change the residual stream at the exit of block ``index``."""
         return tokens
 
     def maps(
@@ -57,14 +100,17 @@ class Tuner(nn.Module, ABC):
 
         Args:
             image: (B, 3, H, W), padded.
-            taps: Outputs (B, M + P + N, C) of the blocks of `tap_indices`.
+            taps: Outputs of the blocks of `tap_indices`.
             grid: (h, w).
             num_prefix_tokens: P.
         """
         raise NotImplementedError
 
-    def merge(self, trunk: Trunk) -> None:
+    def merge(self, trunk: Trunk) -> 'Tuner':
         """Fold the tuner into the trunk's weights, in place.
+
+        Returns:
+            The tuner to go on with: one that changes nothing.
 
         Raises:
             UserError: The method cannot be folded.

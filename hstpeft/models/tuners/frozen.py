@@ -18,5 +18,6 @@ class FrozenTuner(Tuner):
         """Return nothing: the whole trunk stays frozen."""
         return []
 
-    def merge(self, trunk: Trunk) -> None:
+    def merge(self, trunk: Trunk) -> Tuner:
         """The trunk is the merged model already."""
+        return self

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hstpeft.errors import UserError
 from hstpeft.models.side import SideNetwork
-from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks import Trunk, ViTTrunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
 
@@ -41,6 +41,7 @@ class HSTTuner(Tuner):
         qkv_bias: Whether the side network's cross-attention has query, key and value biases.
     """
 
+    trunk_types = (ViTTrunk,)
     pixel_multiple = 4
     strides = (4, 8, 16, 32)
 
@@ -67,7 +68,7 @@ class HSTTuner(Tuner):
         self.side_dims, self.side_heads = tuple(side_dims), tuple(side_heads)
         self.side_depths = None if side_depths is None else tuple(side_depths)
         self.given_taps = None if tap_indices is None else tuple(tap_indices)
-        self.num_extra_tokens = num_meta_tokens
+        self.num_meta_tokens = num_meta_tokens
         self.side_drop_path_rate = side_drop_path_rate
         self.mlp_ratio = mlp_ratio
         self.qkv_bias = qkv_bias
@@ -78,7 +79,7 @@ class HSTTuner(Tuner):
         if len(depths) != len(self.strides) or min(depths) < 1:
             raise UserError(f'tuner.side_depths {depths} must be four positive numbers')
         self.taps = self._choose_taps(sum(depths), trunk.num_layers)
-        shape = (1, self.num_extra_tokens, trunk.embed_dims)
+        shape = (1, self.num_meta_tokens, trunk.embed_dims)
         self.meta_tokens = nn.ParameterList(torch.empty(shape) for _ in range(self.taps[-1] + 1))
         for tokens in self.meta_tokens:
             nn.init.xavier_uniform_(tokens)
@@ -108,7 +109,7 @@ class HSTTuner(Tuner):
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Put this block's meta tokens where those of the block before were."""
         meta = self.meta_tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
-        kept = tokens if index == 0 else tokens[:, self.num_extra_tokens :]
+        kept = tokens if index == 0 else tokens[:, self.num_meta_tokens :]
         return torch.cat([meta, kept], dim=1)
 
     def maps(
@@ -116,7 +117,7 @@ class HSTTuner(Tuner):
     ) -> list[Tensor]:
         """Run the side network: four maps (B, D, H / stride, W / stride)."""
         read = [taps[index] for index in self.taps]
-        return self.side(image, read, grid, self.num_extra_tokens, num_prefix_tokens)
+        return self.side(image, read, grid, self.num_meta_tokens, num_prefix_tokens)
 
     def _choose_taps(self, num_taps: int, num_layers: int) -> tuple[int, ...]:
         if self.given_taps is None:

@@ -1,7 +1,4 @@
-"""Names of the official implementations' checkpoints, and ours.
-
-Only names: the layouts of the tensors are the same.
-"""
+"""Names of official HST checkpoints (AFeng-x/HST), and ours."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +7,6 @@ from torch import Tensor
 
 from hstpeft.errors import UserError
 
-TRUNK = 'backbone.trunk.vit.'
 _SIDE = 'backbone.tuner.side.stages'
 _BLOCK_PARTS = {
     'norm1': 'norm1',

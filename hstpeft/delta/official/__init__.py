@@ -1,0 +1,22 @@
+"""Names of the official implementations' checkpoints, and ours: one system a file."""
+
+from hstpeft.delta.official.arc import join_arc, split_arc
+from hstpeft.delta.official.common import SWIN, TRUNK
+from hstpeft.delta.official.hst import hst_depths, hst_names, join_hst, split_hst
+from hstpeft.delta.official.hvt import join_hvt, split_hvt
+from hstpeft.delta.official.memory_tokens import join_memory_tokens, split_memory_tokens
+
+__all__ = [
+    'SWIN',
+    'TRUNK',
+    'hst_depths',
+    'hst_names',
+    'join_arc',
+    'join_hst',
+    'join_hvt',
+    'join_memory_tokens',
+    'split_arc',
+    'split_hst',
+    'split_hvt',
+    'split_memory_tokens',
+]

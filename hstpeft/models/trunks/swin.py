@@ -1,0 +1,158 @@
+"""The trunk family of timm's Swin transformers.
+
+Shapes: B batch, C width of a stage, H W pixels, h w grid of a stage. Tokens are (B, h, w, C).
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import timm
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from torch import Tensor, nn
+
+from hstpeft.delta import RANDOM, fingerprint
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
+from hstpeft.models.trunks.blocks import apply_norm
+from hstpeft.models.trunks.frozen_linear import wrap_linears
+from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
+from hstpeft.models.trunks.weights import fill, read_weights
+from hstpeft.registry import MODELS
+
+
+@MODELS.register_module()
+class SwinTrunk(Trunk):
+    """A Swin transformer of timm (https://arxiv.org/abs/2103.14030).
+
+    Images may have any size: sides are padded to whole patches of the last stage, and windows
+    that stand over the edge are padded as timm does. Outputs are the stages.
+
+    Args:
+        arch: Name of a timm model, e.g. ``swin_base_patch4_window7_224``.
+        arch_options: Passed to ``timm.create_model``: ``embed_dim``, ``depths``, ``num_heads``,
+            ``window_size``, ``img_size``, ``drop_path_rate`` (0 unless given), ...
+        weights: A ``.pth`` (Microsoft, timm) or ``.safetensors`` file, a timm tag to download
+            (``ms_in22k``), a dict of tensors, or None = random.
+        dtype: ``float32`` or ``bfloat16``: what the frozen tensors are held in.
+
+    Raises:
+        UserError: Unknown ``arch``, a wrong option, a window that does not divide the grid that
+            ``img_size`` gives, weights that do not fit.
+    """
+
+    num_prefix_tokens = 0
+    out_types = ('avg_featmap', 'featmap', 'raw')
+    out_type_note = 'a Swin has no class token'
+
+    def __init__(
+        self,
+        arch: str,
+        arch_options: Mapping[str, Any] | None = None,
+        weights: str | Mapping[str, Tensor] | None = None,
+        dtype: str = 'float32',
+    ) -> None:
+        super().__init__()
+        self.frozen_dtype = check_dtype(dtype)
+        self.swin = create_swin(arch, dict(arch_options or {}))
+        wrap_linears(self.swin.layers)
+        self.stage_depths = tuple(len(layer.blocks) for layer in self.swin.layers)
+        self.stage_dims = tuple(layer.blocks[0].dim for layer in self.swin.layers)
+        self.num_layers, self.embed_dims = sum(self.stage_depths), self.stage_dims[-1]
+        self.patch_size = self.swin.patch_embed.patch_size
+        self.grid_size = self.swin.patch_embed.grid_size
+        self.output_strides = tuple(
+            (self.patch_size[0] * 2**stage, self.patch_size[1] * 2**stage)
+            for stage in range(len(self.stage_depths))
+        )
+        self.pixel_multiple = self.output_strides[-1]
+        self.mean, self.std = mean_std(arch, weights)
+        self.identity = RANDOM
+        if weights is not None:
+            tensors = read_weights(weights, arch)
+            fill(self.swin, tensors)
+            self.identity = fingerprint(tensors)
+
+    @property
+    def net(self) -> nn.Module:
+        """timm's model."""
+        return self.swin
+
+    def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Turn an image (B, 3, H, W) into tokens (B, h, w, C) and their grid (h, w)."""
+        tokens = self.swin.patch_embed(image.to(self.swin.patch_embed.proj.weight.dtype))
+        return tokens, tuple(tokens.shape[1:3])
+
+    def run(
+        self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
+    ) -> dict[int, Tensor]:
+        """Run the stages up to the last tapped one; the one block loop of this trunk family."""
+        taps, index = {}, 0
+        for stage, layer in enumerate(self.swin.layers[: max(tap_indices) + 1]):
+            tokens = layer.downsample(tokens)
+            for block in layer.blocks:
+                tokens = run_block(block, index, tokens, places)
+                index += 1
+            if stage in tap_indices:
+                taps[stage] = tokens
+        return taps
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm after the last block to tokens (..., C)."""
+        return apply_norm(self.swin.norm, tokens)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Average the tokens (B, h, w, C) of an output; returns (B, C)."""
+        return tokens.mean(dim=(1, 2))
+
+    def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Arrange tokens (B, h, w, C) as a map (B, C, h, w)."""
+        return tokens.permute(0, 3, 1, 2)
+
+    def block(self, index: int) -> SwinTransformerBlock:
+        """Return a block by its number in the whole trunk."""
+        return [block for layer in self.swin.layers for block in layer.blocks][index]
+
+
+def run_block(
+    block: SwinTransformerBlock, index: int, tokens: Tensor, places: BlockPlaces
+) -> Tensor:
+    """Run one block on tokens (B, h, w, C), a tuner acting at its places."""
+    tokens = places.before_block(index, tokens)
+    normed = places.before_attention(index, apply_norm(block.norm1, tokens))
+    tokens = tokens + block.drop_path1(block._attn(normed))
+    tokens = places.before_mlp_norm(index, tokens)
+    normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
+    tokens = tokens + block.drop_path2(block.mlp(normed))
+    return places.after_block(index, tokens)
+
+
+def create_swin(arch: str, options: dict[str, Any]) -> SwinTransformer:
+    """Build a timm Swin without weights.
+
+    Raises:
+        UserError: ``arch`` is unknown or no Swin, or an option is wrong.
+    """
+    family = timm.list_models(module='swin_transformer')
+    check_arch(arch, options, family, SwinTransformer)
+    swin = create_model(arch, {'drop_path_rate': 0.0, **options}) if arch in family else None
+    if type(swin) is not SwinTransformer:
+        raise UserError(
+            f'trunk.arch {arch!r} is not supported (it is no Swin): use a Swin of timm such as '
+            'swin_base_patch4_window7_224'
+        )
+    for stage, layer in enumerate(swin.layers):
+        _check_windows(stage, layer.output_resolution, layer.blocks[0].window_size, swin)
+    return swin
+
+
+def _check_windows(
+    stage: int, grid: tuple[int, int], window: tuple[int, int], swin: SwinTransformer
+) -> None:
+    """Refuse a design whose windows stand over the edge: it was never pre-trained like that."""
+    if grid[0] % window[0] or grid[1] % window[1]:
+        multiple = window[0] * swin.patch_embed.patch_size[0] * 2**stage
+        raise UserError(
+            f'trunk.arch_options img_size={swin.patch_embed.img_size} gives stage {stage} a grid '
+            f'of {grid[0]} x {grid[1]}, which windows of {window[0]} x {window[1]} do not divide: '
+            f'use an img_size that is a multiple of {multiple}, or another window_size'
+        )
