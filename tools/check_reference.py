@@ -19,7 +19,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.reference_checks.case import Case, UnknownArgument
 
-SYSTEMS = {'hst': 'tools.reference_checks.hst'}
+SYSTEMS = {
+    'arc': 'tools.reference_checks.arc',
+    'hma': 'tools.reference_checks.hma',
+    'hst': 'tools.reference_checks.hst',
+    'hvt': 'tools.reference_checks.hvt',
+    'sa2vp': 'tools.reference_checks.sa2vp',
+}
 
 
 def is_case(path: Path) -> bool:

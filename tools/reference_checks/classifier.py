@@ -1,0 +1,51 @@
+"""What the checks of several systems share: a classifier without neck, filled and watched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+def classifier(
+    trunk: dict[str, Any],
+    tuner: dict[str, Any],
+    num_classes: int,
+    width: int,
+    out_type: str | None = None,
+    head: str = 'LinearClsHead',
+) -> nn.Module:
+    """Build the classifier that a config would."""
+    return MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='hstpeft.TunedBackbone', trunk=trunk, tuner=tuner, out_type=out_type
+            ),
+            head=dict(type=head, num_classes=num_classes, in_channels=width),
+        )
+    )
+
+
+def fill(model: nn.Module, delta: Mapping[str, Tensor]) -> nn.Module:
+    """Load tensors by our names; each must exist. The rest stays as the trunk's weights made it."""
+    state = model.state_dict()
+    unknown = delta.keys() - state.keys()
+    assert not unknown, f'the model has no {sorted(unknown)}'
+    model.load_state_dict({**state, **delta}, strict=True)
+    return model
+
+
+def keep_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> None:
+    """Put what a module gives under a name."""
+    module.register_forward_hook(lambda m, args, output: outputs.update({name: output}))
+
+
+def keep_input(module: nn.Module, outputs: dict[str, Tensor], name: str) -> None:
+    """Put what a module gets under a name."""
+    module.register_forward_hook(lambda m, args, output: outputs.update({name: args[0]}))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters by our names."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

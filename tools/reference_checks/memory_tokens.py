@@ -1,0 +1,63 @@
+"""Learnable memory tokens: build the product's classifier for a reference case and run it."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hstpeft.delta.official import TRUNK, split_memory_tokens
+from hstpeft.delta.official.memory_tokens import memory_token_names
+from tools.reference_checks.case import Case, Run, UnknownArgument
+from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
+
+_READ = {
+    'model', 'mem_type', 'add_mem_num', 'width', 'heads', 'depth', 'image size', 'patch size',
+    'classes', 'global_pool',
+}  # fmt: skip
+_OUT_TYPES = {'token': 'cls_token', 'avg': 'avg_featmap'}
+
+
+def build(case: Case) -> nn.Module:
+    """Build the classifier that a config would, filled with the case's weights."""
+    a = case.arguments
+    unknown = a.keys() - _READ
+    if unknown or a['global_pool'] not in _OUT_TYPES:
+        raise UnknownArgument(f'arguments {sorted(unknown) or "global_pool"} are not understood')
+    trunk, delta = split_memory_tokens(case.weights)
+    # The official arguments do not name it; the weights show it.
+    hidden, width = trunk['blocks.0.mlp.fc1.weight'].shape
+    options = dict(
+        img_size=a['image size'],
+        patch_size=a['patch size'],
+        embed_dim=a['width'],
+        depth=a['depth'],
+        num_heads=a['heads'],
+        mlp_ratio=hidden / width,
+        global_pool=a['global_pool'],
+    )
+    tuner = dict(
+        type='hstpeft.MemoryTokensTuner', mode=a['mem_type'], num_memory_tokens=a['add_mem_num']
+    )
+    tuner['train_cls_token'] = any(
+        k == 'cls_token' and free for k, _, free in case.meta['parameters']
+    )
+    trunk_cfg = dict(
+        type='hstpeft.ViTTrunk', arch='vit_base_patch16_224', arch_options=options, weights=trunk
+    )
+    model = classifier(trunk_cfg, tuner, a['classes'], width, _OUT_TYPES[a['global_pool']])
+    return fill(model, delta)
+
+
+def run(case: Case, model: nn.Module) -> Run:
+    """Run one forward pass and backward."""
+    outputs: dict[str, Tensor] = {}
+    trunk, tuner = model.backbone.trunk, model.backbone.tuner
+    keep_input(trunk.vit.blocks[1].norm1, outputs, 'block0')
+    keep_output(trunk.vit.norm, outputs, 'tokens')
+    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
+    if tuner.mode == 'standard':
+        # The next block has appended its own tokens by the time its norm sees the sequence.
+        outputs['block0'] = outputs['block0'][:, : -tuner.num_memory_tokens]
+    outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
+    outputs['loss'].backward()
+    names = {own: key for key, own in memory_token_names(len(tuner.memory_tokens)).items()}
+    own = trainable(model)
+    return Run(outputs, {names.get(name, name.removeprefix(TRUNK)): p for name, p in own.items()})
