@@ -36,11 +36,12 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hstpeft.delta.official import join_hst
 from hstpeft.models.trunks import ViTTrunk
 from hstpeft.models.trunks.frozen_linear import FrozenLinear
 from hstpeft.models.tuners import FrozenTuner
 from tests.literal.hst import HSTOptions, LiteralHST
-from tools.model_converters.hst import to_official
+from tools.model_converters.convert import to_official
 
 CLASSES = 100
 
@@ -95,7 +96,7 @@ def build_hst(arch: str) -> dict[str, nn.Module]:
     vit = ours.backbone.trunk.vit
     depths = [len(stage.blocks) for stage in ours.backbone.tuner.side.stages]
     options = HSTOptions(num_heads=vit.blocks[0].attn.num_heads, side_depths=depths)
-    literal = LiteralHST(to_official(ours), options)
+    literal = LiteralHST(to_official(ours, join_hst), options)
     frozen = [ViTTrunk(arch, weights=weights).requires_grad_(False) for _ in range(2)]
     tensor = lambda model, image: model(image, mode='tensor')  # noqa: E731
     return {
