@@ -1,0 +1,210 @@
+"""HMA: build the product's classifier for a reference case and run it, step by step."""
+
+import importlib
+import re
+from typing import Any
+
+import torch
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from hstpeft.delta.official.hma import hma_names
+from hstpeft.models.classifiers import HMAClassifier
+from tools.reference_checks.case import Case, Run, UnknownArgument
+
+_MEMORY_TOKENS = 'tools.reference_checks.memory_tokens'
+_PARTS = {'all': 'all', 'feature': 'feature', 'label_emb': 'label'}
+_READ = {
+    'model',
+    'feature size (dim_in = dim_out)',
+    'classes',
+    'label_hidden',
+    'heads',
+    'local_mem_size',
+    'num_global_memory per class',
+    'gaussain_mem',
+    'abd_augmentation',
+    'logits_resource',
+    'topk',
+    'norm_after_topk',
+    'null_KV',
+    'softmax_temp',
+    'encoder_momentum',
+    'hidden dropout',
+    'layer norm eps',
+    'encoder',
+}
+
+
+class Encoder(nn.Module):
+    """The cases' encoder: features as they are, or one Linear."""
+
+    def __init__(self, proj: nn.Linear | None) -> None:
+        super().__init__()
+        self.proj = proj
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Turn x (B, inputs) into features (B, D)."""
+        return (x if self.proj is None else self.proj(x),)
+
+
+def build(case: Case) -> nn.Module:
+    """Build the classifier that a config would, filled with the case's weights."""
+    if 'VisionTransformer' in case.arguments['model']:
+        return importlib.import_module(_MEMORY_TOKENS).build(case)
+    arguments = case.arguments
+    unknown = arguments.keys() - _READ
+    if unknown or arguments.get('logits_resource', 'all') not in _PARTS:
+        raise UnknownArgument(f'arguments {sorted(unknown) or "logits_resource"} not understood')
+    if case.mode == 'train' and arguments.get('hidden dropout'):
+        raise UnknownArgument('arguments with dropout in training are not understood')
+    model = HMAClassifier(
+        Encoder(_linear(case.weights.get('encoder.proj.weight'))),
+        head=_head_config(arguments),
+        # Without parameters an encoder and its copy are the same.
+        encoder_momentum=arguments.get('encoder_momentum', 0)
+        if 'momen_encoder.proj.weight' in case.weights
+        else 0.0,
+    )
+    state = model.state_dict()
+    for official, own in _names(case).items():
+        state[own] = case.weights[official].reshape(state[own].shape)
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _linear(weight: Tensor | None) -> nn.Linear | None:
+    return None if weight is None else nn.Linear(weight.shape[1], weight.shape[0])
+
+
+def _head_config(arguments: dict[str, Any]) -> dict:
+    batch_attention = arguments.get('abd_augmentation', True)
+    return dict(
+        type='hstpeft.HMAClsHead',
+        num_classes=arguments['classes'],
+        in_channels=arguments['feature size (dim_in = dim_out)'],
+        label_dims=arguments['label_hidden'],
+        num_heads=arguments['heads'],
+        local_memory_size=arguments['local_mem_size'],
+        # The official code makes no global memories that nothing reads.
+        global_memory_per_class=arguments['num_global_memory per class'] if batch_attention else 0,
+        global_memory_init='normal' if arguments.get('gaussain_mem') else 'zeros',
+        batch_attention=batch_attention,
+        batch_attention_at_test=True,
+        logits_from=_PARTS[arguments.get('logits_resource', 'all')],
+        attention_topk=arguments.get('topk'),
+        norm_after_topk=arguments.get('norm_after_topk', False),
+        null_kv=arguments.get('null_KV', False),
+        softmax_temp=arguments.get('softmax_temp', 1.0),
+        drop_rate=arguments.get('hidden dropout', 0.0),
+        queue_update='divisible',
+        eps=arguments.get('layer norm eps', 1e-12),
+    )
+
+
+def _names(case: Case) -> dict[str, str]:
+    """Pair the official names of a case with ours."""
+    keys = case.weights.keys() - _unread(case)
+    names = hma_names(keys, dropout=bool(case.arguments.get('hidden dropout')))
+    for leaf in ('weight', 'bias'):
+        for official, own in (('encoder', 'backbone'), ('momen_encoder', 'momentum_backbone')):
+            if f'{official}.proj.{leaf}' in keys:
+                names[f'{official}.proj.{leaf}'] = f'{own}.proj.{leaf}'
+    left = sorted(keys - names.keys())
+    if left:
+        raise UnknownArgument(f'the official tensors {left[:6]} are not understood')
+    return names
+
+
+def _unread(case: Case) -> set[str]:
+    """Name the label embeddings where neither memory nor batch attention reads them."""
+    arguments = case.arguments
+    reads = arguments['local_mem_size'] or arguments.get('abd_augmentation', True)
+    return set() if reads else {'label_embeddings.weight'}
+
+
+def run(case: Case, model: nn.Module) -> Run:
+    """Run all steps of a case; gradients are those of the first."""
+    if 'VisionTransformer' in case.arguments['model']:
+        return importlib.import_module(_MEMORY_TOKENS).run(case, model)
+    outputs: dict[str, Tensor] = {}
+    names = _names(case)
+    tensors = dict(model.named_parameters())
+    official = {key: tensors[own] for key, own in names.items() if own in tensors}
+    trained = [p for p in official.values() if p.requires_grad]
+    first: dict[str, nn.Parameter] = {}
+    for number, inputs in enumerate(case.inputs.values(), start=1):
+        labels = None
+        if case.labels is not None:
+            labels = (case.labels + number - 1) % case.arguments['classes']
+        _step(case, model, inputs, labels, number, outputs)
+        first = first or _with_official_shapes(case, official)
+        _descend(case, trained)
+    outputs.update({f'final/{key}': p.detach() for key, p in official.items()})
+    unused = _unread(case) | {key for key in official if key.startswith('momen_encoder.')}
+    return Run(outputs, first, frozenset(unused))
+
+
+def _step(
+    case: Case,
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor | None,
+    number: int,
+    outputs: dict[str, Tensor],
+) -> None:
+    """Run forward and backward once, and write the queue where the official call did."""
+    suffix = '' if number == 1 else f'_step{number}'
+    feats = model.extract_feat(inputs)
+    samples = model.head.read(feats)[0]
+    outputs[f'feature{suffix}'] = samples[:, : model.head.in_channels].detach()
+    outputs[f'logits{suffix}'] = model(inputs).detach()
+    if labels is None:
+        return
+    data_samples = [DataSample().set_gt_label(label) for label in labels]
+    losses = model(inputs, data_samples, mode='loss')
+    outputs[f'loss{suffix}'] = losses['loss'].detach()
+    losses['loss'].backward()
+    if model.head.queue is None:
+        return
+    if 'label=' in case.meta.get('call', '') and not model.training:
+        _remember_in_eval(model, inputs, data_samples)
+    outputs[f'queue_after_step{number}'] = model.head.queue.rows.clone()
+    outputs[f'queue_ptr_after_step{number}'] = model.head.queue.pointer.clone()
+    if model.encoder_momentum:
+        copied = model.momentum_backbone.proj.weight
+        outputs[f'momentum_weight_after_step{number}'] = copied.detach().clone()
+
+
+def _remember_in_eval(model: nn.Module, inputs: Tensor, data_samples: list[DataSample]) -> None:
+    """Do what the official code does in evaluation too, and ours never."""
+    if model.encoder_momentum:
+        model.follow()
+    feats = (
+        model.momentum_features(inputs) if model.encoder_momentum else model.extract_feat(inputs)
+    )
+    model.head.remember(feats, data_samples)
+
+
+def _with_official_shapes(case: Case, official: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Copy parameters and gradients, since the later steps change them."""
+    copies = {}
+    for key, parameter in official.items():
+        if not parameter.requires_grad:
+            continue
+        shape = case.weights[key].shape
+        copies[key] = nn.Parameter(parameter.detach().clone().reshape(shape))
+        if parameter.grad is not None:
+            copies[key].grad = parameter.grad.clone().reshape(shape)
+    return copies
+
+
+def _descend(case: Case, parameters: list[nn.Parameter]) -> None:
+    """Take the plain SGD step that the case describes, if it has more than one."""
+    found = re.search(r'\blr (\d+(?:\.\d+)?(?:e-?\d+)?)', case.meta['loss'] or '')
+    rate = float(found[1]) if found else 0.0
+    with torch.no_grad():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter -= rate * parameter.grad
+            parameter.grad = None
