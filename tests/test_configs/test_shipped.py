@@ -25,10 +25,20 @@ LEAVES = {
     if path.parent.name != '_base_'
 }
 NAME = re.compile(
-    r'(?P<method>[a-z0-9]+)_(?P<trunk>(vit|swin|hvt)-[a-z0-9-]+)_'
+    r'(?P<method>[a-z0-9-]+)_(?P<trunk>(vit|swin|hvt)-[a-z0-9-]+)_'
     r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<epochs>\d+)e_(?P<dataset>[a-z0-9-]+)'
 )
 MAX_LINES = 30
+# Method in a leaf's name -> its folder and its tuner.
+METHODS = {
+    'arc': ('arc', 'ARCTuner'),
+    'arc-att': ('arc', 'ARCTuner'),
+    'hst': ('hst', 'HSTTuner'),
+    'linear': ('linear', 'FrozenTuner'),
+    'memory-tokens': ('memory_tokens', 'MemoryTokensTuner'),
+}
+# What leaves four blocks of a trunk.
+FOUR_BLOCKS = {'hstpeft.ViTTrunk': dict(depth=4), 'hstpeft.SwinTrunk': dict(depths=(1, 1, 1, 1))}
 OWN = {
     name
     for child in vars(registry).values()
@@ -50,7 +60,7 @@ def shrunk(path: Path) -> Config:
     config = load_config(path)
     trunk = config.model.backbone.trunk
     trunk.weights = None
-    trunk.arch_options = {**trunk.get('arch_options', {}), 'depth': 4}
+    trunk.arch_options = {**trunk.get('arch_options', {}), **FOUR_BLOCKS[trunk.type]}
     return config
 
 
@@ -79,10 +89,9 @@ def test_name_says_what_the_config_does(name):
     assert int(parts['batch']) == config.train_dataloader.batch_size
     assert int(parts['epochs']) == config.train_cfg.max_epochs
     assert int(parts['gpus']) * int(parts['batch']) == config.auto_scale_lr.base_batch_size
-    folder = LEAVES[name].parent.name
-    assert folder in (parts['method'], 'quickstart')
-    tuners = {'hst': 'hstpeft.HSTTuner', 'linear': 'hstpeft.FrozenTuner'}
-    assert config.model.backbone.tuner.type == tuners[parts['method']]
+    folder, tuner = METHODS[parts['method']]
+    assert LEAVES[name].parent.name in (folder, 'quickstart')
+    assert config.model.backbone.tuner.type == f'hstpeft.{tuner}'
 
 
 @each_leaf
