@@ -2,7 +2,7 @@
 
 from hstpeft.models.backbones import TunedBackbone
 from hstpeft.models.classifiers import HMAClassifier
-from hstpeft.models.heads import HMAClsHead
+from hstpeft.models.heads import HMAClsHead, TwoBranchClsHead
 from hstpeft.models.necks import PooledNorm
 from hstpeft.models.trunks import HVTTrunk, SwinTrunk, Trunk, ViTTrunk
 from hstpeft.models.tuners import (
@@ -11,6 +11,7 @@ from hstpeft.models.tuners import (
     FullTuner,
     HSTTuner,
     MemoryTokensTuner,
+    SA2VPTuner,
     Tuner,
 )
 
@@ -24,9 +25,11 @@ __all__ = [
     'HVTTrunk',
     'MemoryTokensTuner',
     'PooledNorm',
+    'SA2VPTuner',
     'SwinTrunk',
     'Trunk',
     'TunedBackbone',
+    'TwoBranchClsHead',
     'Tuner',
     'ViTTrunk',
 ]

@@ -5,6 +5,7 @@ from hstpeft.delta.official.common import SWIN, TRUNK
 from hstpeft.delta.official.hst import hst_depths, hst_names, join_hst, split_hst
 from hstpeft.delta.official.hvt import join_hvt, split_hvt
 from hstpeft.delta.official.memory_tokens import join_memory_tokens, split_memory_tokens
+from hstpeft.delta.official.sa2vp import join_sa2vp, split_sa2vp
 
 __all__ = [
     'SWIN',
@@ -15,8 +16,10 @@ __all__ = [
     'join_hst',
     'join_hvt',
     'join_memory_tokens',
+    'join_sa2vp',
     'split_arc',
     'split_hst',
     'split_hvt',
     'split_memory_tokens',
+    'split_sa2vp',
 ]

@@ -38,16 +38,38 @@ def run_blocks(
         tokens = places.before_block(index, tokens)
         normed = places.before_attention(index, apply_norm(block.norm1, tokens))
         branch = attend(block.attn, *project_qkv(block.attn, normed))
-        tokens = tokens + block.drop_path1(block.ls1(branch))
-        tokens = places.before_mlp_norm(index, tokens)
-        normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
-        tokens = tokens + block.drop_path2(block.ls2(block.mlp(normed)))
+        tokens = finish_block(block, tokens, branch, index, places)
         if pools and index in pools:
             tokens = pools[index](tokens)
         tokens = places.after_block(index, tokens)
         if index in tap_indices:
             taps[index] = tokens
     return taps
+
+
+def finish_block(
+    block: Block,
+    tokens: Tensor,
+    branch: Tensor,
+    index: int = 0,
+    places: BlockPlaces | None = None,
+) -> Tensor:
+    """Do what follows the attention of a block.
+
+    Args:
+        block: timm's block.
+        tokens: The residual stream (B, L, C) at the entry.
+        branch: What the attention gave (B, L, C).
+        index: Number of the block.
+        places: Acts before the MLP and its norm.
+    """
+    tokens = tokens + block.drop_path1(block.ls1(branch))
+    if places is not None:
+        tokens = places.before_mlp_norm(index, tokens)
+    normed = apply_norm(block.norm2, tokens)
+    if places is not None:
+        normed = places.before_mlp(index, normed)
+    return tokens + block.drop_path2(block.ls2(block.mlp(normed)))
 
 
 def project_qkv(attn: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

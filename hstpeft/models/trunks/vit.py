@@ -11,6 +11,7 @@ import torch
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
@@ -93,12 +94,14 @@ class ViTTrunk(Trunk):
             for token in (self.vit.cls_token, self.vit.reg_token)
             if token is not None
         ]
+        return self.add_position(torch.cat([*prefix, patches], dim=1), grid), grid
+
+    def add_position(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add the position embedding for a grid to tokens (B, P + N, C), as at the entry."""
         position = self._position(grid)
         if self.vit.no_embed_class:
-            tokens = torch.cat([*prefix, patches + position], dim=1)
-        else:
-            tokens = torch.cat([*prefix, patches], dim=1) + position
-        return self.vit.norm_pre(self.vit.pos_drop(tokens)), grid
+            position = F.pad(position, (0, 0, self.num_prefix_tokens, 0))
+        return self.vit.norm_pre(self.vit.pos_drop(tokens + position))
 
     def run(
         self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]

@@ -6,5 +6,14 @@ from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.models.tuners.full import FullTuner
 from hstpeft.models.tuners.hst import HSTTuner
 from hstpeft.models.tuners.memory_tokens import MemoryTokensTuner
+from hstpeft.models.tuners.sa2vp import SA2VPTuner
 
-__all__ = ['ARCTuner', 'FrozenTuner', 'FullTuner', 'HSTTuner', 'MemoryTokensTuner', 'Tuner']
+__all__ = [
+    'ARCTuner',
+    'FrozenTuner',
+    'FullTuner',
+    'HSTTuner',
+    'MemoryTokensTuner',
+    'SA2VPTuner',
+    'Tuner',
+]

@@ -1,0 +1,112 @@
+"""SA2VP on ViT and Swin: build the product's classifier for a reference case and run it."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hstpeft.delta.official.sa2vp import (
+    is_tied,
+    sa2vp_swin_names,
+    sa2vp_vit_names,
+    split_sa2vp,
+)
+from tools.reference_checks.case import Case, Run, UnknownArgument
+from tools.reference_checks.classifier import classifier, fill, keep_output, trainable
+
+_READ_VIT = {
+    'model', 'version', 'hidden size', 'heads', 'mlp size', 'layers', 'image size', 'patch size',
+    'grid', 'inter_dim', 'cross-attention heads', 'cross-attention head size', 'inter_weight',
+    'layers with base-to-prompt adaptation', 'layers with a deep prompt', 'classes',
+}  # fmt: skip
+_READ_SWIN = {
+    'model', 'embed width', 'depths', 'heads', 'window', 'image size', 'patch size', 'inter_dim',
+    'cross-attention heads', 'inter_weight', 'classes', 'drop path',
+}  # fmt: skip
+_VERSIONS = {'plain': False, 'accelerated': True}
+
+
+def is_swin(case: Case) -> bool:
+    """Tell the Swin cases from the ViT ones."""
+    return 'depths' in case.arguments
+
+
+def build(case: Case) -> nn.Module:
+    """Build the classifier that a config would, filled with the case's weights."""
+    a = case.arguments
+    unknown = a.keys() - (_READ_SWIN if is_swin(case) else _READ_VIT)
+    if unknown or case.mode == 'train':
+        raise UnknownArgument(f'arguments {sorted(unknown) or "in training"} are not understood')
+    tied = is_tied(case.weights)
+    trunk, delta = split_sa2vp(case.weights, tied)
+    tuner = dict(
+        type='hstpeft.SA2VPTuner',
+        inner_dims=a['inter_dim'],
+        mixing_weight=a['inter_weight'],
+        tie_cross_attention=tied,
+    )
+    if is_swin(case):
+        if a['cross-attention heads'] != a['heads'][2]:
+            raise UnknownArgument('cross-attention heads that are not those of the third stage')
+        options = dict(
+            img_size=a['image size'],
+            patch_size=a['patch size'],
+            embed_dim=a['embed width'],
+            depths=tuple(a['depths']),
+            num_heads=tuple(a['heads']),
+            window_size=a['window'],
+        )
+        trunk_cfg = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
+    else:
+        if a['version'] not in _VERSIONS:
+            raise UnknownArgument(f'version {a["version"]!r} is not understood')
+        options = dict(
+            img_size=_pixels(a),
+            patch_size=a['patch size'],
+            embed_dim=a['hidden size'],
+            depth=a['layers'],
+            num_heads=a['heads'],
+            mlp_ratio=a['mlp size'] / a['hidden size'],
+        )
+        tuner |= dict(
+            accelerated=_VERSIONS[a['version']],
+            exchange_indices=a['layers with base-to-prompt adaptation'],
+            deep_prompt_indices=a['layers with a deep prompt'],
+        )
+        heads = 1 if tuner['accelerated'] else a['heads']
+        if a['cross-attention heads'] != heads:
+            raise UnknownArgument(f'{a["cross-attention heads"]} cross-attention heads')
+        trunk_cfg = dict(type='hstpeft.ViTTrunk', arch='vit_base_patch16_224')
+    trunk_cfg |= dict(arch_options=options, weights=trunk)
+    width = case.weights['class_head.weight'].shape[1]
+    model = classifier(trunk_cfg, tuner, a['classes'], width, head='hstpeft.TwoBranchClsHead')
+    return fill(model, delta)
+
+
+def run(case: Case, model: nn.Module) -> Run:
+    """Run one forward pass and backward."""
+    outputs: dict[str, Tensor] = {}
+    tuner, trunk, labels = model.backbone.tuner, model.backbone.trunk, case.labels
+    for index in (0, 1):
+        keep_output(tuner.cross[index], outputs, f'fusion{index}')
+    if is_swin(case):
+        keep_output(trunk.swin.layers[3].downsample, outputs, 'stage2')
+    feats = model.backbone(case.inputs['input'])
+    outputs['base_feature'], outputs['prompt_feature'] = feats[-1]
+    outputs['logits'] = model.head(feats)
+    outputs['prompt_logits'] = model.head.fc(feats[-1][1])
+    weight = model.head.prompt_weight
+    outputs['loss'] = (1 - weight) * F.cross_entropy(outputs['logits'], labels)
+    outputs['loss'] += weight * F.cross_entropy(outputs['prompt_logits'], labels)
+    outputs['loss'].backward()
+    if is_swin(case):
+        stage = outputs.pop('stage2').flatten(1, 2)
+        outputs['stage2_base'], outputs['stage2_prompt'] = stage.chunk(2)
+        names = sa2vp_swin_names(trunk.stage_depths, tuner.tie_cross_attention)
+    else:
+        names = sa2vp_vit_names(trunk.num_layers, len(tuner.deep), tuner.tie_cross_attention)
+    official = {own: key for key, own in names.items()}
+    return Run(outputs, {official[own]: p for own, p in trainable(model).items()})
+
+
+def _pixels(a: dict) -> tuple[int, int]:
+    """Return the image size (height, width) of a case; a rectangle shows in its grid."""
+    return tuple(cells * a['patch size'] for cells in a['grid'])
