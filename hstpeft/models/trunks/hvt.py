@@ -177,7 +177,7 @@ class HVTTrunk(Trunk):
 
     def _pool(self, index: int, tokens: Tensor) -> Tensor:
         """Shorten tokens (B, N, C) and tell them where they are."""
-        pooled = F.max_pool1d(tokens.transpose(1, 2), self.pool_kernel_size, 2)
+        pooled = F.max_pool1d(tokens.transpose(1, 2), self.pool_kernel_size, self.pool_stride)
         return pooled.transpose(1, 2) + self.vit.blocks[index].pos_embed
 
 
