@@ -27,7 +27,7 @@ class HMAClassifier(ImageClassifier):
     once a training step, and the copy's features are what the head's local memory gets, after it
     was read. What is frozen in the encoder is the same tensor in the copy: it is held once, and
     the delta leaves it out. The rest of the copy is state of the delta and has no gradient.
-    "Heterogenous Memory Augmented Neural Networks", https://arxiv.org/abs/2310.10909.
+    https://arxiv.org/abs/2310.10909
 
     Args:
         backbone: Config of the backbone.

@@ -28,7 +28,7 @@ class HMAClsHead(ClsHead):
     A sample is its feature beside a label embedding, for itself the masked one. It reads the
     local memory (a queue of the last training samples with their labels) and then the samples of
     its batch and the global memories (trained, some a class, with the label of the class).
-    "Heterogenous Memory Augmented Neural Networks", https://arxiv.org/abs/2310.10909.
+    https://arxiv.org/abs/2310.10909
 
     What the official pipeline does otherwise can be had: it never passes labels in training, so
     that its queue keeps its random rows (use a head without local memory, or do not train this
