@@ -36,6 +36,7 @@ METHODS = {
     'hst': ('hst', 'HSTTuner'),
     'linear': ('linear', 'FrozenTuner'),
     'memory-tokens': ('memory_tokens', 'MemoryTokensTuner'),
+    'sa2vp': ('sa2vp', 'SA2VPTuner'),
 }
 # What leaves four blocks of a trunk.
 FOUR_BLOCKS = {'hstpeft.ViTTrunk': dict(depth=4), 'hstpeft.SwinTrunk': dict(depths=(1, 1, 1, 1))}
@@ -144,10 +145,18 @@ def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
     assert rates.index(max(rates)) <= 0.2 * len(rates), 'the peak comes early'
 
 
+# Official recipes that take ImageNet's mean and deviation whatever the weights expect.
+IMAGENET_NORM = ('arc_vit-b16_1xb32-100e_vtab-1k', 'arc-att_vit-b16_1xb32-100e_fgvc')
+
+
 @each_leaf
 def test_normalisation_is_that_of_the_weights(name):
     model = load_config(LEAVES[name]).model
     trunk = model.backbone.trunk
+    if name in IMAGENET_NORM:
+        assert model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+        assert model.data_preprocessor.std == [58.395, 57.12, 57.375]
+        return
     tag = f'{trunk.arch}.{trunk.weights}'
     if not timm.models.is_model_pretrained(tag):
         pytest.skip('the weights are no timm tag, so nobody else says what they expect')

@@ -1,0 +1,21 @@
+_base_ = [
+    '../_base_/tasks/cls.py',
+    '../_base_/trunks/vit-b16_augreg-in21k.py',
+    '../_base_/tuners/arc-att.py',
+    '../_base_/datasets/fgvc_crop.py',
+    '../_base_/schedules/arc_fgvc.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    # The official recipe takes ImageNet's mean and deviation, not the weights' own (127.5).
+    data_preprocessor=dict(
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+    ),
+    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
+    head=dict(
+        num_classes=_base_.num_classes,
+        in_channels=768,
+        # The method starts with a head of zeros.
+        init_cfg=dict(_delete_=True, type='Constant', layer='Linear', val=0.0),
+    ),
+)

@@ -1,0 +1,14 @@
+_base_ = [
+    '../_base_/tasks/cls.py',
+    '../_base_/trunks/vit-b32_augreg-in21k.py',
+    '../_base_/tuners/memory-tokens.py',
+    '../_base_/datasets/vtab-1k.py',
+    '../_base_/schedules/memory-tokens_vtab-1k.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    data_preprocessor=_base_.img_norm,
+    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
+    head=dict(num_classes=_base_.num_classes, in_channels=768),
+)
+train_dataloader = dict(batch_size=128)
