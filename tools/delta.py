@@ -75,8 +75,9 @@ def merge(options: argparse.Namespace) -> None:
         raise UserError(f'OUT {options.output} must end in .safetensors')
     model = init_model(options.config, options.file, 'cpu', options.cfg_options)
     trunk, merged = merge_model(model)
-    size = 16 * model.backbone.trunk.patch_size[0]
-    images = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    own = model.backbone.trunk
+    size = [n * pixels for n, pixels in zip(own.grid_size, own.patch_size, strict=True)]
+    images = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         change = (model(images, mode='tensor') - merged(images, mode='tensor')).abs().max()
     options.output.parent.mkdir(parents=True, exist_ok=True)

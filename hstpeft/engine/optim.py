@@ -23,12 +23,13 @@ class DeltaOptimWrapperConstructor:
     """Give the optimiser the trainable parameters, in two groups: with and without decay.
 
     Frozen parameters never enter the optimiser. Matrices and kernels decay; vectors (norms,
-    biases) and tokens by the recipe's rule.
+    biases) and tokens by the recipe's rule. Tokens are the tuner's, and the trunk's prefix tokens
+    and position embeddings where a tuner trains them.
 
     Args:
         optim_wrapper_cfg: ``optimizer`` and options of the wrapper.
         paramwise_cfg: ``flat_decay_mult`` (default 0): factor on the weight decay of vectors;
-            ``token_decay_mult`` (default 1): of the tuner's tokens, as in the official HST.
+            ``token_decay_mult`` (default 1): of tokens, as in the official HST.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -46,8 +47,9 @@ class DeltaOptimWrapperConstructor:
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimiser wrapper for a model (or a wrapped one)."""
         model = model.module if is_model_wrapper(model) else model
-        tuner = getattr(getattr(model, 'backbone', None), 'tuner', None)
-        tokens = {id(p) for p in tuner.token_parameters()} if tuner is not None else set()
+        backbone = getattr(model, 'backbone', None)
+        parts = [getattr(backbone, part, None) for part in ('trunk', 'tuner')]
+        tokens = {id(p) for part in parts if part is not None for p in part.token_parameters()}
         decay = self.optimizer_cfg.get('weight_decay', 0.0)
         groups: dict[float, list[nn.Parameter]] = {}
         for parameter in model.parameters():

@@ -9,7 +9,7 @@ from torch import nn
 from hstpeft.delta import owner_table
 from hstpeft.engine.report import render_table
 from hstpeft.errors import UserError
-from tests.conftest import build, classifier_config
+from tests.conftest import backbone_config, build, classifier_config, trunk_config
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +60,45 @@ def test_decay_of_vectors_tokens_and_matrices(model, paramwise, flat, tokens):
             vector = 'vector' if parameter.dim() < 2 else 'matrix'
             kinds['token' if 'meta_tokens' in name else vector].add(round(found[name], 9))
     assert kinds == {'vector': {flat}, 'token': {tokens}, 'matrix': {0.5}}
+
+
+SWIN = dict(
+    type='hstpeft.SwinTrunk',
+    arch='swin_base_patch4_window7_224',
+    arch_options=dict(img_size=64, embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_size=8),
+)
+HVT = dict(
+    type='hstpeft.HVTTrunk',
+    arch='hvt_s_4',
+    arch_options=dict(img_size=64, embed_dim=16, depth=5, num_heads=2),
+)
+TOKENS = {
+    'vit': (trunk_config(weights=None, reg_tokens=2), {'cls_token', 'reg_token', 'pos_embed'}),
+    'hvt': (HVT, {'pos_embed', 'blocks.0.pos_embed', 'blocks.3.pos_embed'}),
+    'swin': (
+        SWIN,
+        {
+            f'layers.{stage}.blocks.{block}.attn.relative_position_bias_table'
+            for stage, block in ((0, 0), (0, 1), (1, 0))
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize('family', TOKENS)
+def test_tokens_and_positions_of_a_trained_trunk_decay_as_tokens(family):
+    trunk, expected = TOKENS[family]
+    full = build(backbone_config(trunk, dict(type='hstpeft.FullTuner')), seed=None)
+    model = nn.Module()
+    model.backbone = full
+    found = groups(model, token_decay_mult=0.1)
+    assert len(found) == len(list(full.parameters()))
+    kinds = {'token': set(), 'vector': set(), 'matrix': set()}
+    for name, parameter in model.named_parameters():
+        own = name.removeprefix('backbone.trunk.').partition('.')[2]
+        kind = 'token' if own in expected else 'vector' if parameter.dim() < 2 else 'matrix'
+        kinds[kind].add(round(found[name], 9))
+    assert kinds == {'token': {0.05}, 'vector': {0}, 'matrix': {0.5}}
 
 
 def test_wrapped_model_gives_the_same_groups(model):

@@ -117,6 +117,10 @@ class Trunk(nn.Module, ABC):
         """Arrange the patches of an output as a map (B, C, h, w)."""
 
     @abstractmethod
+    def token_parameters(self) -> list[nn.Parameter]:
+        """Return prefix tokens and position embeddings, for the optimiser's decay rule."""
+
+    @abstractmethod
     def block(self, index: int) -> nn.Module:
         """Return a block by its number in the whole trunk."""
 

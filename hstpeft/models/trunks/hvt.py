@@ -99,7 +99,7 @@ class HVTTrunk(Trunk):
         self.embed_dims = self.vit.embed_dim
         self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
-        self.patch_size = self.pixel_multiple = self.vit.patch_embed.patch_size
+        self.patch_size, self.pixel_multiple = self.vit.patch_embed.patch_size, (1, 1)
         self.grid_size = self.vit.patch_embed.grid_size
         self.output_strides = (self.patch_size,) * self.num_layers
         self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # DeiT's recipe
@@ -121,17 +121,15 @@ class HVTTrunk(Trunk):
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Turn an image (B, 3, H, W) into tokens (B, N, C) and their grid (h, w)."""
-        patches = self.vit.patch_embed.proj(image.to(self.vit.patch_embed.proj.weight.dtype))
-        grid = tuple(patches.shape[-2:])
-        if grid != self.grid_size:
-            size = tuple(g * p for g, p in zip(self.grid_size, self.patch_size, strict=True))
+        size, projection = self.vit.patch_embed.img_size, self.vit.patch_embed.proj
+        if tuple(image.shape[-2:]) != size:
             raise UserError(
                 f'an image of {image.shape[-2]} x {image.shape[-1]} pixels does not fit this HVT, '
                 f'whose position embeddings are for {size[0]} x {size[1]}: resize it in the '
                 'pipeline, or set trunk.arch_options img_size'
             )
-        tokens = patches.flatten(2).transpose(1, 2) + self.vit.pos_embed
-        return self.vit.pos_drop(tokens), grid
+        patches = projection(image.to(projection.weight.dtype)).flatten(2).transpose(1, 2)
+        return self.vit.pos_drop(patches + self.vit.pos_embed), self.grid_size
 
     def run(
         self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
@@ -151,6 +149,10 @@ class HVTTrunk(Trunk):
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """There is no map."""
         raise UserError(f"backbone.out_type 'featmap': {self.out_type_note}")
+
+    def token_parameters(self) -> list[nn.Parameter]:
+        """Return the position embeddings: of the patches, and after each pooling."""
+        return [self.vit.pos_embed, *(self.vit.blocks[i].pos_embed for i in self.pool_indices)]
 
     def block(self, index: int) -> nn.Module:
         """Return a block of timm's."""

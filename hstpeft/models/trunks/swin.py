@@ -108,6 +108,11 @@ class SwinTrunk(Trunk):
         """Arrange tokens (B, h, w, C) as a map (B, C, h, w)."""
         return tokens.permute(0, 3, 1, 2)
 
+    def token_parameters(self) -> list[nn.Parameter]:
+        """Return the tables of relative positions."""
+        blocks = [block for layer in self.swin.layers for block in layer.blocks]
+        return [block.attn.relative_position_bias_table for block in blocks]
+
     def block(self, index: int) -> SwinTransformerBlock:
         """Return a block by its number in the whole trunk."""
         return [block for layer in self.swin.layers for block in layer.blocks][index]

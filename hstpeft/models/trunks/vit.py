@@ -123,6 +123,11 @@ class ViTTrunk(Trunk):
         patches = tokens[:, start : start + grid[0] * grid[1]]
         return patches.transpose(1, 2).unflatten(2, grid)
 
+    def token_parameters(self) -> list[nn.Parameter]:
+        """Return class token, register tokens and position embedding."""
+        tokens = (self.vit.cls_token, self.vit.reg_token, self.vit.pos_embed)
+        return [token for token in tokens if token is not None]
+
     def block(self, index: int) -> nn.Module:
         """Return a block of timm's."""
         return self.vit.blocks[index]

@@ -1,7 +1,9 @@
 """Full training: every parameter of the trunk is trained (fine-tuning, or from scratch)."""
 
+import torch
 from torch import nn
 
+from hstpeft.errors import UserError
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
@@ -10,10 +12,20 @@ from hstpeft.registry import MODELS
 
 @MODELS.register_module()
 class FullTuner(Tuner):
-    """Trains the whole trunk; its delta is as large as the trunk."""
+    """Trains the whole trunk; its delta is as large as the trunk.
+
+    Raises:
+        UserError: The trunk is to be held in another dtype than float32.
+    """
 
     def attach(self, trunk: Trunk) -> None:
-        """There is nothing to build."""
+        """Build nothing; refuse a dtype that would silently have no effect."""
+        if trunk.frozen_dtype != torch.float32:
+            dtype = str(trunk.frozen_dtype).removeprefix('torch.')
+            raise UserError(
+                f'trunk.dtype {dtype!r} is for frozen parameters, and FullTuner leaves none: use '
+                "'float32' (tools/train.py --amp or --bf16 computes in half precision)"
+            )
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return everything."""
