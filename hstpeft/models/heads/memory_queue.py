@@ -21,7 +21,8 @@ class MemoryQueue(nn.Module):
     every one writes the samples of all, in the order of the ranks, and the rings stay equal.
 
     Args:
-        size: Rows M. They start as random directions of unit length.
+        size: Rows M. They start as random directions of unit length, in every process the same
+            whatever its seed: DDP does not send the buffers around.
         dims: Width W of a row.
         update: ``always``, or ``divisible``: as officially, write nothing (without a warning) if
             the number of samples does not divide M.
@@ -37,7 +38,8 @@ class MemoryQueue(nn.Module):
         if update not in UPDATES:
             raise UserError(f'head.queue_update {update!r} is unknown: use one of {UPDATES}')
         self.update = update
-        self.register_buffer('rows', F.normalize(torch.randn(size, dims)))
+        fixed = torch.Generator().manual_seed(0)
+        self.register_buffer('rows', F.normalize(torch.randn(size, dims, generator=fixed)))
         self.register_buffer('pointer', torch.zeros(1, dtype=torch.long))
         self.register_buffer('labels', torch.full((size,), -1))
 
