@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.dist import is_main_process
 
+from hstpeft.engine import end_process_group
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
 from hstpeft.errors import one_line_errors
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if options.out and is_main_process():
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         Path(options.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+    end_process_group()
     return metrics
 
 

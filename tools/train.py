@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from hstpeft.engine import latest_checkpoint
+from hstpeft.engine import end_process_group, latest_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
 from hstpeft.errors import UserError, one_line_errors
@@ -96,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
         cfg = load_config(options.config, options.cfg_options)
         apply_options(cfg, options)
         build_runner(cfg).train()
+    end_process_group()
 
 
 if __name__ == '__main__':

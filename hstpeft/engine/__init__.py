@@ -1,7 +1,7 @@
 """Hooks, optimiser and distributed parts; importing this registers them."""
 
 from hstpeft.engine.checkpoint import CheckpointGuardHook, DeltaHook, latest_checkpoint
-from hstpeft.engine.distributed import DeviceAwareDDP, init_process_group
+from hstpeft.engine.distributed import DeviceAwareDDP, end_process_group, init_process_group
 from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
 from hstpeft.engine.report import ParameterTableHook
 from hstpeft.engine.rng import RNGStateHook, seed_worker
@@ -14,6 +14,7 @@ __all__ = [
     'DeviceAwareDDP',
     'ParameterTableHook',
     'RNGStateHook',
+    'end_process_group',
     'init_process_group',
     'latest_checkpoint',
     'seed_worker',

@@ -1,12 +1,13 @@
 """Distributed training that also works without a GPU."""
 
+import gc
 import os
 
 import torch
 from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
+from torch.distributed import destroy_process_group, is_initialized
 from torch.distributed import init_process_group as _init
-from torch.distributed import is_initialized
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,6 +24,19 @@ def init_process_group(launcher: str) -> None:
     """
     if launcher == 'pytorch' and not torch.cuda.is_available() and not is_initialized():
         _init('gloo')
+
+
+def end_process_group() -> None:
+    """Leave the process group, whoever started it, at the end of a job that succeeded.
+
+    A gloo thread may still be dropping the tensors of the last collective. If the interpreter
+    ends meanwhile the process aborts, and torchrun kills the others, which may be writing.
+    Afterwards every process is the main one for mmengine, so it must be the last call.
+    """
+    if is_initialized():
+        # Only the last reference joins the threads. A runner is a cycle, and its DDP holds one.
+        gc.collect()
+        destroy_process_group()
 
 
 @MODEL_WRAPPERS.register_module()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hstpeft.engine import init_process_group
 from tests import tiny
 from tools.test import main as run_test
 
@@ -121,6 +122,36 @@ def test_two_processes_test_like_one(trained, jobs, tmp_path):
     assert json.loads((work_dir / 'the result.json').read_text()) == metrics
 
 
+GROUP = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
+
+
+def train_and_test_alone(config: Path, folder: Path) -> None:
+    os.environ.update(GROUP)
+    launcher = ('--launcher', 'pytorch')
+    tiny.train(config, folder, *launcher, options=['train_cfg.max_epochs=1'])
+    assert gloo_threads() == []
+    run_test(tiny.arguments(config, folder, folder / 'delta.pth', *launcher))
+    assert gloo_threads() == []
+    init_process_group('pytorch')
+    torch.distributed.barrier()  # A thread has its name once it works.
+    assert gloo_threads(), 'gloo calls its threads otherwise: this test would see none'
+
+
+def gloo_threads() -> list[str]:
+    names = [(thread / 'comm').read_text() for thread in Path('/proc/self/task').iterdir()]
+    return [name for name in names if 'gloo' in name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='gloo is for machines without a GPU')
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc')
+def test_no_thread_of_gloo_outlives_a_job(task, tmp_path):
+    """One that is still at work when the interpreter ends aborts the process, now and then."""
+    log = tmp_path / 'log'
+    status = tiny.run_process(train_and_test_alone, task.hst, tmp_path / 'work', log=log)
+    assert status == 0, log.read_text()
+
+
 WRONG = {
     'dist_train.sh': [[], ['c.py'], ['c.py', '0'], ['c.py', 'two'], ['c.py', '--resume']],
     'dist_test.sh': [[], ['c.py'], ['c.py', 'd.pth'], ['c.py', 'd.pth', 'x']],
@@ -196,7 +227,5 @@ def test_process_group_needs_no_gpu():
     """gloo starts where mmengine's own start would ask for CUDA."""
     if torch.cuda.is_available():
         pytest.skip('this machine has a GPU')
-    from hstpeft.engine import init_process_group
-
     init_process_group('none')
     assert not torch.distributed.is_initialized()
