@@ -25,6 +25,7 @@ class SA2VPOptions:
     exchange_indices: Sequence[int] = (0, 4, 8)
     deep_prompt_indices: Sequence[int] = (4, 8)
     mixing_weight: float = 0.1
+    drop_rate: float = 0.0  # dropout behind the embeddings, in all MLPs and after `to_out`
 
 
 def literal_sa2vp(w: Mapping[str, Tensor], image: Tensor, o: SA2VPOptions) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def literal_sa2vp(w: Mapping[str, Tensor], image: Tensor, o: SA2VPOptions) -> tu
     cls = w[f'{VIT}embeddings.cls_token'].expand(len(image), -1, -1)
     x = torch.cat([cls, x.flatten(2).transpose(1, 2)], dim=1) + position
     p = linear(w, f'{VIT}embeddings.ppt_proj', w[f'{VIT}embeddings.ppt']) + position
-    p = p.expand(len(image), -1, -1)
+    x, p = drop(x, o), drop(p.expand(len(image), -1, -1), o)
     depth = sum(key.endswith('.attn.query.weight') for key in w)
     for i in range(depth):
         if i in o.exchange_indices:
@@ -65,8 +66,7 @@ def layer(w, i, x, o):
     normed = layer_norm(w, f'{name}.attention_norm', x, 1e-6)
     qkv = (linear(w, f'{name}.attn.{part}', normed) for part in ('query', 'key', 'value'))
     x = x + linear(w, f'{name}.attn.out', attend(*qkv, o.num_heads))
-    hidden = F.gelu(linear(w, f'{name}.ffn.fc1', layer_norm(w, f'{name}.ffn_norm', x, 1e-6)))
-    return x + linear(w, f'{name}.ffn.fc2', hidden)
+    return x + ffn(w, name, x, o)
 
 
 def cross_block(w, i, source, reader, o):
@@ -78,13 +78,18 @@ def cross_block(w, i, source, reader, o):
     heads = 1 if o.accelerated else o.num_heads
     first = attend(q[:, :1], k, v, heads)
     rest = neighbours(q[:, 1:], k[:, 1:], v[:, 1:], o.grid, heads, o.accelerated)
-    z = linear(w, f'{name}.attn.to_out', torch.cat([first, rest], dim=1)) + reader
-    return ffn(w, name, z)
+    z = linear(w, f'{name}.attn.to_out', torch.cat([first, rest], dim=1))
+    return ffn(w, name, drop(z, o) + reader, o)
 
 
-def ffn(w, name, z):
+def ffn(w, name, z, o=None):
+    """Run norm and MLP of a layer or a cross block."""
     hidden = F.gelu(linear(w, f'{name}.ffn.fc1', layer_norm(w, f'{name}.ffn_norm', z, 1e-6)))
-    return linear(w, f'{name}.ffn.fc2', hidden)
+    return drop(linear(w, f'{name}.ffn.fc2', drop(hidden, o)), o)
+
+
+def drop(x, o):
+    return F.dropout(x, o.drop_rate) if o and o.drop_rate else x
 
 
 def neighbours(q, k, v, grid, heads, pad):
@@ -116,6 +121,45 @@ def is_trainable(name: str) -> bool:
     cross = '.cross_attn.' in name and ('.ffn.' in name or '.ffn_norm.' in name)
     swin = '.patch_embed.proj_ppt.' in name
     return cross or swin or any(part in f'.{name}' for part in new)
+
+
+def sa2vp_vit_shapes(
+    width: int,
+    depth: int,
+    grid: tuple[int, int],
+    patch: int,
+    inner: int,
+    num_deep: int,
+    num_classes: int,
+    mlp_size: int,
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of an official checkpoint."""
+    length, encoder = 1 + grid[0] * grid[1], f'{VIT}encoder.'
+    shapes: dict[str, tuple[int, ...]] = {
+        f'{VIT}embeddings.position_embeddings': (1, length, width),
+        f'{VIT}embeddings.cls_token': (1, 1, width),
+        f'{VIT}embeddings.ppt': (1, length, inner),
+    }
+    if num_deep:
+        shapes[f'{encoder}deep_ppt'] = (num_deep, 1, length, inner)
+        shapes[f'{encoder}cross_conv'] = (num_deep, width)
+    modules: dict[str, tuple[int, ...]] = {
+        f'{VIT}embeddings.patch_embeddings': (width, 3, patch, patch),
+        f'{VIT}embeddings.ppt_proj': (width, inner),
+    }
+    modules |= {f'{encoder}deep_proj.{number}': (width, inner) for number in range(num_deep)}
+    for i in range(depth):
+        for name, parts, hidden in (
+            (f'{encoder}layer.{i}', ('query', 'key', 'value', 'out'), mlp_size),
+            (f'{encoder}cross_attn.{i}', ('to_q', 'to_k', 'to_v', 'to_out'), inner),
+        ):
+            modules |= {f'{name}.attn.{part}': (width, width) for part in parts}
+            modules |= {f'{name}.attention_norm': (width,), f'{name}.ffn_norm': (width,)}
+            modules |= {f'{name}.ffn.fc1': (hidden, width), f'{name}.ffn.fc2': (width, hidden)}
+    modules |= {f'{encoder}encoder_norm': (width,), 'class_head': (num_classes, width)}
+    for name, shape in modules.items():
+        shapes |= {f'{name}.weight': shape, f'{name}.bias': shape[:1]}
+    return shapes
 
 
 class LiteralSA2VP(nn.Module):
