@@ -1,5 +1,7 @@
 """HMA's head among mmpretrain's: what it remembers, what a prediction depends on, what it refuses."""
 
+import json
+
 import pytest
 import torch
 from mmpretrain.registry import MODELS
@@ -7,7 +9,7 @@ from mmpretrain.structures import DataSample
 
 from hstpeft.errors import UserError
 from hstpeft.models.heads import HMAClsHead
-from tests.conftest import changed, snapshot
+from tests.conftest import REFERENCE, changed, snapshot
 from tests.test_models.hma_parts import (
     CLASSES,
     DIMS,
@@ -264,3 +266,20 @@ def test_soft_labels_need_a_head_without_local_memory():
 def test_features_that_do_not_fit_are_named(shape):
     with pytest.raises(UserError, match='in_channels 24 does not fit the features of shape'):
         make_head()((torch.zeros(shape),))
+
+
+COUNTS = {
+    'readme_head_tuning_dtd (47 classes, 512 local, 16 global per class)': {},
+    'local_only_47_classes_512': dict(global_memory_per_class=0, batch_attention=False),
+    'global_only_47_classes_16': dict(local_memory_size=0),
+}
+
+
+@pytest.mark.parametrize('setting', COUNTS)
+def test_published_sizes_are_reproduced(setting):
+    counts = json.loads((REFERENCE / 'full_size_counts.json').read_text())['hma'][setting]
+    with torch.device('meta'):
+        head = HMAClsHead(47, 768, **COUNTS[setting])
+    free = sum(p.numel() for p in head.parameters() if p.requires_grad)
+    assert free == counts['trainable_without_encoder']
+    assert (head.queue.rows.numel() if head.queue else 0) == counts['queue_values']

@@ -66,6 +66,7 @@ def build(case: Case) -> nn.Module:
         if 'momen_encoder.proj.weight' in case.weights
         else 0.0,
     )
+    _allow_large_topk(case, model.head)
     state = model.state_dict()
     for official, own in _names(case).items():
         state[own] = case.weights[official].reshape(state[own].shape)
@@ -92,7 +93,6 @@ def _head_config(arguments: dict[str, Any]) -> dict:
         batch_attention=batch_attention,
         batch_attention_at_test=True,
         logits_from=_PARTS[arguments.get('logits_resource', 'all')],
-        attention_topk=arguments.get('topk'),
         norm_after_topk=arguments.get('norm_after_topk', False),
         null_kv=arguments.get('null_KV', False),
         softmax_temp=arguments.get('softmax_temp', 1.0),
@@ -100,6 +100,20 @@ def _head_config(arguments: dict[str, Any]) -> dict:
         queue_update='divisible',
         eps=arguments.get('layer norm eps', 1e-12),
     )
+
+
+def _allow_large_topk(case: Case, head: nn.Module) -> None:
+    """Set topk block by block: above the number of keys it has no effect officially."""
+    topk, arguments = case.arguments.get('topk'), case.arguments
+    if topk is None:
+        return
+    num_null = int(bool(arguments.get('null_KV')))
+    if head.local_read is not None:
+        head.local_read.topk = min(topk, arguments['local_mem_size'] + 1 + num_null)
+    if head.batch_read is not None:
+        num_memories = 0 if head.global_memories is None else len(head.global_memories)
+        batch = len(next(iter(case.inputs.values())))
+        head.batch_read.topk = min(topk, batch + num_memories + num_null)
 
 
 def _names(case: Case) -> dict[str, str]:

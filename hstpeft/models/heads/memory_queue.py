@@ -39,7 +39,8 @@ class MemoryQueue(nn.Module):
             raise UserError(f'head.queue_update {update!r} is unknown: use one of {UPDATES}')
         self.update = update
         fixed = torch.Generator().manual_seed(0)
-        self.register_buffer('rows', F.normalize(torch.randn(size, dims, generator=fixed)))
+        rows = torch.randn(size, dims, generator=fixed, device='cpu')
+        self.register_buffer('rows', F.normalize(rows).to(torch.get_default_device()))
         self.register_buffer('pointer', torch.zeros(1, dtype=torch.long))
         self.register_buffer('labels', torch.full((size,), -1))
 
