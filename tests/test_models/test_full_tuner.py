@@ -69,7 +69,9 @@ def test_round_trip_through_a_delta_file_is_bit_equal(family, suffix, tmp_path):
 
 def test_a_delta_of_another_trunk_is_refused():
     state = classifier('vit').state_dict()
-    with pytest.raises(UserError, match='was made on the trunk .*, the model has the trunk random'):
+    with pytest.raises(
+        UserError, match=r'was made on the trunk .*, the model has the trunk random'
+    ):
         classifier('random vit').load_state_dict(state)
 
 

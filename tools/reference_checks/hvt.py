@@ -46,14 +46,17 @@ def build(case: Case) -> nn.Module:
 
 
 def run(case: Case, model: nn.Module) -> Run:
-    """Run one forward pass and backward."""
-    outputs: dict[str, Tensor] = {}
-    trunk = model.backbone.trunk
-    keep_input(trunk.vit.blocks[1].norm1, outputs, 'block0')
-    keep_input(trunk.vit.norm, outputs, 'last_block')
-    (outputs['feature'],) = model.backbone(case.inputs['input'])
-    outputs['logits'] = model.head((outputs['feature'],))
-    outputs['sequence_lengths'] = torch.tensor(trunk.sequence_lengths)
-    outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
-    outputs['loss'].backward()
+    """Run one forward pass (and backward, where the case has labels)."""
+    blocks: dict[str, Tensor] = {}
+    vit = model.backbone.trunk.vit
+    # A block's output, pooled, is the input of the norm behind it.
+    for index, norm in enumerate([*(block.norm1 for block in vit.blocks[1:]), vit.norm]):
+        keep_input(norm, blocks, f'block{index}')
+    (feature,) = model.backbone(case.inputs['input'])
+    outputs = {**blocks, 'feature': feature, 'logits': model.head((feature,))}
+    outputs['last_block'] = blocks[f'block{len(vit.blocks) - 1}']
+    outputs['sequence_lengths'] = torch.tensor([x.shape[1] for x in blocks.values()])
+    if case.labels is not None:
+        outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
+        outputs['loss'].backward()
     return Run(outputs, {hvt_names(own): p for own, p in trainable(model).items()})

@@ -1,0 +1,122 @@
+"""`tools/check_reference.py` on HVT: the official cases, other options, and what must fail."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import REFERENCE
+from tests.test_tools.made_hvt_cases import write_hvt_case
+from tools import check_reference
+
+OTHERS = {
+    'defaults': {},
+    'train mode, another seed': dict(mode='train', seed=9, labels=(1, 2, 0, 1)),
+    'no labels': dict(labels=None),
+    'pools nowhere': dict(pool_width=None),
+    'pools in every block': dict(pool_width=1, size=(48, 48)),
+    'other windows': dict(kernel=4, stride=3),
+    'wide image': dict(size=(32, 56)),
+    'deep and narrow': dict(depth=9, width=16, heads=4, pool_width=4, patch=4),
+    'one block': dict(depth=1),
+    'more classes': dict(classes=11, labels=(10, 0)),
+    'narrow MLPs, no query bias': dict(mlp_ratio=2, qkv_bias=False),
+}
+
+
+def check(folder: Path, *options: str) -> int:
+    return check_reference.main([str(folder), *options])
+
+
+@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+def test_the_official_cases_pass(options, capsys):
+    assert check(REFERENCE, '--system', 'hvt', *options) == 0
+    out = capsys.readouterr().out
+    for case in ('pool_every3_train', 'pool_every12_eval'):
+        assert f'hvt/{case} ' in out
+    assert out.endswith('2 passed, 0 failed\n')
+
+
+@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@pytest.mark.parametrize('other', OTHERS)
+def test_other_sizes_seeds_and_options_pass(tmp_path, other, float64, capsys):
+    write_hvt_case(tmp_path, **OTHERS[other])
+    status = check(tmp_path, *(['--float64'] if float64 else []))
+    assert status == 0, capsys.readouterr().out
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('case')
+    write_hvt_case(folder)
+    assert check(folder) == 0
+    return folder
+
+
+ARRAYS = [
+    'block0', 'last_block', 'feature', 'logits', 'loss', 'sequence_lengths', 'grad_l2', 'grad_sum',
+    'grad_probe', 'grad/pos_embed', 'grad/blocks.0.norm1.weight', 'grad/head.bias',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('array', ARRAYS)
+def test_one_changed_number_fails(made, tmp_path, array, capsys):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / 'hvt' / 'made.npz'
+    arrays = dict(np.load(path))
+    changed = arrays[array].astype(np.float64).reshape(-1)
+    changed[np.abs(changed).argmax()] *= 1.1
+    arrays[array] = changed.reshape(arrays[array].shape)
+    np.savez(path, **arrays)
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'FAILED' in out and array.split('/')[0] in out
+
+
+def another_stride(meta: dict) -> None:
+    meta['arguments']['pool stride (constant)'] = 1
+
+
+def another_pool_width(meta: dict) -> None:
+    meta['arguments']['pool_block_width'] = 3
+
+
+def heads_that_do_not_fit(meta: dict) -> None:
+    meta['arguments']['heads'] = 4
+
+
+def other_heads(meta: dict) -> None:
+    meta['arguments'] |= {'heads': 4, 'head size': 8}
+
+
+def unknown_argument(meta: dict) -> None:
+    meta['arguments']['number of wings'] = 2
+
+
+def one_less_trainable(meta: dict) -> None:
+    meta['parameters'][0][2] = False
+    meta['trainable_parameters'] -= 16 * 32
+
+
+@pytest.mark.parametrize(
+    'change, word',
+    [
+        (another_stride, 'blocks.0.pos_embed'),
+        (another_pool_width, 'blocks.2.pos_embed'),
+        (heads_that_do_not_fit, 'head size'),
+        (other_heads, 'differ'),
+        (unknown_argument, 'number of wings'),
+        (one_less_trainable, 'pos_embed'),
+    ],
+)
+def test_a_changed_description_fails(made, tmp_path, change, word, capsys):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / 'hvt' / 'made.json'
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'hvt/made' in out and 'FAILED' in out and word in out
