@@ -4,6 +4,8 @@ import copy
 
 from torch import Tensor, nn
 
+from hstpeft.delta.fingerprint import RANDOM, fingerprint
+
 
 def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     """Fold the tuner of a model into the trunk's weights, on a copy.
@@ -12,12 +14,16 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
         model: A host's model with a tuned backbone.
 
     Returns:
-        The merged trunk by timm's names, and the merged copy.
+        The merged trunk by timm's names, and the merged copy, which has the identity of that
+        trunk: what it saves loads on the merged trunk only.
 
     Raises:
         UserError: The tuner cannot be folded; says why.
     """
     merged = copy.deepcopy(model)
-    merged.backbone.tuner = merged.backbone.tuner.merge(merged.backbone.trunk)
-    trunk = {name: p.detach().clone() for name, p in merged.backbone.trunk.net.named_parameters()}
+    backbone = merged.backbone
+    backbone.tuner = backbone.tuner.merge(backbone.trunk)
+    trunk = {name: p.detach().clone() for name, p in backbone.trunk.net.named_parameters()}
+    if backbone.trunk.identity != RANDOM:
+        backbone.trunk.identity = fingerprint(trunk)
     return trunk, merged

@@ -99,8 +99,9 @@ def test_merge_says_by_how_much_a_wrong_tuner_is_off(task, probe, tmp_path, caps
     """The control: the figure is measured, not asserted."""
     from hstpeft.models.tuners import FrozenTuner
 
-    def spoil(self, trunk) -> None:
+    def spoil(self, trunk) -> FrozenTuner:
         trunk.vit.blocks[0].mlp.fc1.weight.data.mul_(1.5)
+        return self
 
     monkeypatch.setattr(FrozenTuner, 'merge', spoil)
     main(['merge', str(task.linear), str(probe), str(tmp_path / 'vit.safetensors')])
