@@ -26,13 +26,15 @@ LEAVES = {
 }
 NAME = re.compile(
     r'(?P<method>[a-z0-9-]+)_(?P<trunk>(vit|swin|hvt)-[a-z0-9-]+)_'
-    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<epochs>\d+)e_(?P<dataset>[a-z0-9-]+)'
+    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[ei])_(?P<dataset>[a-z0-9-]+)'
 )
 MAX_LINES = 30
 # Method in a leaf's name -> its folder and its tuner.
 METHODS = {
     'arc': ('arc', 'ARCTuner'),
     'arc-att': ('arc', 'ARCTuner'),
+    'hma': ('hma', 'FrozenTuner'),
+    'hma-full': ('hma', 'FullTuner'),
     'hst': ('hst', 'HSTTuner'),
     'linear': ('linear', 'FrozenTuner'),
     'memory-tokens': ('memory_tokens', 'MemoryTokensTuner'),
@@ -85,10 +87,11 @@ def test_there_are_leaves_and_types_of_ours():
 @each_leaf
 def test_name_says_what_the_config_does(name):
     parts = NAME.fullmatch(name)
-    assert parts, f'{name} is not {{method}}_{{trunk}}_{{gpus}}xb{{batch}}-{{epochs}}e_{{dataset}}'
+    assert parts, f'{name} is not {{method}}_{{trunk}}_{{gpus}}xb{{batch}}-{{length}}e_{{dataset}}'
     config = load_config(LEAVES[name])
     assert int(parts['batch']) == config.train_dataloader.batch_size
-    assert int(parts['epochs']) == config.train_cfg.max_epochs
+    length = {'e': 'max_epochs', 'i': 'max_iters'}[parts['unit']]
+    assert int(parts['length']) == config.train_cfg[length]
     assert int(parts['gpus']) * int(parts['batch']) == config.auto_scale_lr.base_batch_size
     folder, tuner = METHODS[parts['method']]
     assert LEAVES[name].parent.name in (folder, 'quickstart')
@@ -133,7 +136,8 @@ def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
     optimizer, steps = wrapper.optimizer, 4
     schedulers = [build_scheduler(dict(cfg), optimizer, steps) for cfg in config.param_scheduler]
     rates = []
-    for step in range(1, steps * config.train_cfg.max_epochs + 1):
+    total = config.train_cfg.get('max_iters') or steps * config.train_cfg.max_epochs
+    for step in range(1, total + 1):
         rates.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         for scheduler in schedulers:
