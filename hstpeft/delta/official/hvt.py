@@ -19,8 +19,9 @@ def split_hvt(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     Raises:
         UserError: There is no head.
     """
-    if not _HEAD.keys() <= official.keys():
-        raise UserError('not an official HVT checkpoint: missing head.weight, head.bias')
+    missing = [key for key in _HEAD if key not in official]
+    if missing:
+        raise UserError(f'not an official HVT checkpoint: missing {missing}')
     trunk = {key: value for key, value in official.items() if key not in _HEAD}
     return trunk, {own: official[key] for key, own in _HEAD.items()}
 
