@@ -1,0 +1,13 @@
+_base_ = [
+    '../_base_/tasks/cls.py',
+    '../_base_/trunks/vit-ti16_augreg-in21k-in1k.py',
+    '../_base_/tuners/full.py',
+    '../_base_/datasets/vtab-1k.py',
+    '../_base_/schedules/full_12e.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    data_preprocessor=_base_.img_norm,
+    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
+    head=dict(num_classes=_base_.num_classes, in_channels=192),
+)
