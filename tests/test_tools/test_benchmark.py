@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from tools import benchmark
+from tools.benchmarks.forms import Setting
 
 
 @pytest.fixture(scope='module')
 def forms():
     torch.manual_seed(0)
-    return benchmark.build_hst('vit_tiny_patch16_224')
+    return benchmark.build('hst', Setting('vit_tiny_patch16_224', 2, 224)).models
 
 
 def test_all_forms_of_hst_are_the_same_function(forms):

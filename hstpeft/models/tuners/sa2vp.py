@@ -5,11 +5,13 @@ C = K * D trunk width, R inner width.
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hstpeft.errors import UserError
 from hstpeft.models.trunks import SwinTrunk, Trunk, ViTTrunk
@@ -157,13 +159,9 @@ class SA2VPTuner(Tuner):
                 q, k, v = own.project(own.norm(stack), block.attn.num_heads)
             reads = self._reader(index)
             q, k, v = q.split(sizes)[reads], k.split(sizes)[1 - reads], v.split(sizes)[1 - reads]
-            q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))
-            if self.accelerated:
-                mixed = padded_neighbour_attention(q, k, v, grid, prefix)
-            else:
-                mixed = neighbour_attention(q, k, v, grid, prefix, block.attn.scale)
-            proj = block.attn.proj if self.tie_cross_attention else self.copies[index].proj
-            gain = self.mixing_weight * self.cross[index](proj(mixed), parts[reads])
+            gain = self._again(
+                self._read_vit, index, block, grid, prefix, q, k, v, stack.split(sizes)[reads]
+            )
             image, prompt, *deep = finish_block(block, stack, branch).split(sizes)
             if deep:
                 prompt = prompt + self.deep_scales[self.deep.index(index)] * deep[0]
@@ -174,6 +172,27 @@ class SA2VPTuner(Tuner):
             if index in tap_indices:
                 taps[index] = torch.cat([image, prompt.expand_as(image)])
         return taps
+
+    def _read_vit(
+        self,
+        index: int,
+        block: nn.Module,
+        grid: tuple[int, int],
+        num_prefix_tokens: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        reader: Tensor,
+    ) -> Tensor:
+        """Let a reader (B or 1, L, C) with queries q read the keys and values of the other one."""
+        batch = max(len(q), len(k))
+        q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))
+        if self.accelerated:
+            mixed = padded_neighbour_attention(q, k, v, grid, num_prefix_tokens)
+        else:
+            mixed = neighbour_attention(q, k, v, grid, num_prefix_tokens, block.attn.scale)
+        proj = block.attn.proj if self.tie_cross_attention else self.copies[index].proj
+        return self.mixing_weight * self.cross[index](proj(mixed), reader)
 
     def _run_swin(
         self, trunk: SwinTrunk, image: Tensor, grid: tuple[int, int], tap_indices: Collection[int]
@@ -190,7 +209,7 @@ class SA2VPTuner(Tuner):
                 else:
                     image, prompt = stack.split(sizes)
                     reads = self._reader(number)
-                    gain = self.mixing_weight * self._read_swin(number, block, reads, image, prompt)
+                    gain = self._again(self._read_swin, number, block, reads, image, prompt)
                     image, prompt = run_block(block, index, stack, self).split(sizes)
                     image, prompt = (image, prompt + gain) if reads else (image + gain, prompt)
                     stack, sizes = torch.cat([image, prompt]), [batch, len(prompt)]
@@ -222,7 +241,17 @@ class SA2VPTuner(Tuner):
         q, k, v = (x.expand(batch, -1, -1, -1) for x in (q, k, v))
         grid = tuple(reader.shape[1:3])
         mixed = neighbour_attention(q, k, v, grid, 0, block.attn.scale)
-        return self.cross[number](own.proj(mixed), reader.flatten(1, 2)).unflatten(1, grid)
+        gain = self.cross[number](own.proj(mixed), reader.flatten(1, 2))
+        return self.mixing_weight * gain.unflatten(1, grid)
+
+    def _again(self, read: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """Call, and in the backward pass call again: all that reading needs is kept by the blocks.
+
+        It is a twentieth of a step's work, and would keep four maps of width C a block.
+        """
+        return checkpoint(
+            read, *arguments, use_reentrant=False, preserve_rng_state=self.drop_rate > 0
+        )
 
     def _reader(self, index: int) -> int:
         """Tell who reads at a block: 0 the image, 1 the prompt."""
