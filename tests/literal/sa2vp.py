@@ -28,8 +28,17 @@ class SA2VPOptions:
     drop_rate: float = 0.0  # dropout behind the embeddings, in all MLPs and after `to_out`
 
 
-def literal_sa2vp(w: Mapping[str, Tensor], image: Tensor, o: SA2VPOptions) -> tuple[Tensor, Tensor]:
-    """Return the logits of the image and of the prompt branch on a ViT, (B, classes) each."""
+def literal_sa2vp(
+    w: Mapping[str, Tensor],
+    image: Tensor,
+    o: SA2VPOptions,
+    kept: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of the image and of the prompt branch on a ViT, (B, classes) each.
+
+    What the reference cases show on the way goes into ``kept``, by their names.
+    """
+    kept = {} if kept is None else kept
     position = w[f'{VIT}embeddings.position_embeddings']
     kernel = w[f'{VIT}embeddings.patch_embeddings.weight']
     x = F.conv2d(image, kernel, w[f'{VIT}embeddings.patch_embeddings.bias'], kernel.shape[-2:])
@@ -45,6 +54,7 @@ def literal_sa2vp(w: Mapping[str, Tensor], image: Tensor, o: SA2VPOptions) -> tu
         else:
             f = cross_block(w, i, p, x, o)
             p = layer(w, i, p, o)
+        kept[f'fusion{i}'] = f
         if i in o.deep_prompt_indices:
             j = o.deep_prompt_indices.index(i)
             encoder = f'{VIT}encoder.'
@@ -57,6 +67,7 @@ def literal_sa2vp(w: Mapping[str, Tensor], image: Tensor, o: SA2VPOptions) -> tu
         else:
             x = x + o.mixing_weight * f
     x, p = (layer_norm(w, f'{VIT}encoder.encoder_norm', t, 1e-6)[:, 0] for t in (x, p))
+    kept['base_feature'], kept['prompt_feature'] = x, p
     return linear(w, 'class_head', x), linear(w, 'class_head', p)
 
 
@@ -172,6 +183,8 @@ class LiteralSA2VP(nn.Module):
             parameter = nn.Parameter(value.clone(), is_trainable(name))
             self.register_parameter(self.names[name], parameter)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, kept: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_sa2vp(weights, image, self.options)
+        return literal_sa2vp(weights, image, self.options, kept)

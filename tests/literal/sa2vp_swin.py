@@ -30,9 +30,16 @@ class SA2VPSwinOptions:
 
 
 def literal_sa2vp_swin(
-    w: Mapping[str, Tensor], image: Tensor, o: SA2VPSwinOptions
+    w: Mapping[str, Tensor],
+    image: Tensor,
+    o: SA2VPSwinOptions,
+    kept: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits of the image and of the prompt branch, (B, classes) each."""
+    """Return the logits of the image and of the prompt branch, (B, classes) each.
+
+    What the reference cases show on the way goes into ``kept``, by their names.
+    """
+    kept = {} if kept is None else kept
     embed = 'vit_base.patch_embed'
     kernel = w[f'{embed}.proj.weight']
     x = F.conv2d(image, kernel, w[f'{embed}.proj.bias'], stride=kernel.shape[-2:])
@@ -47,6 +54,7 @@ def literal_sa2vp_swin(
             if stage == STAGE:
                 source, reader = (x, p) if i in o.exchange_indices else (p, x)
                 f = cross_block(w, f'{name}.cross_attn.{i}', source, reader, grid, heads)
+                kept[f'fusion{i}'] = f
             rate = next(rates)
             x, p = (block(w, name, i, t, grid, heads, o.window, rate) for t in (x, p))
             if stage == STAGE and i in o.exchange_indices:
@@ -56,6 +64,8 @@ def literal_sa2vp_swin(
         if stage + 1 < len(depths):
             merged = [merge_patches(w, f'{name}.downsample', t, grid) for t in (x, p)]
             (x, grid), (p, _) = merged
+        if stage == STAGE:
+            kept['stage2_base'], kept['stage2_prompt'] = x, p
     x, p = (layer_norm(w, 'vit_base.norm', t, 1e-5).mean(dim=1) for t in (x, p))
     return linear(w, 'class_head', x), linear(w, 'class_head', p)
 
@@ -125,6 +135,8 @@ class LiteralSA2VPSwin(nn.Module):
             parameter = nn.Parameter(value.clone(), is_trainable(name))
             self.register_parameter(self.names[name], parameter)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, image: Tensor, kept: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_sa2vp_swin(weights, image, self.options)
+        return literal_sa2vp_swin(weights, image, self.options, kept)

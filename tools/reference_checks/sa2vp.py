@@ -1,7 +1,7 @@
 """SA2VP on ViT and Swin: build the product's classifier for a reference case and run it."""
 
+from mmpretrain.structures import DataSample
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hstpeft.delta.official.sa2vp import (
     is_tied,
@@ -10,7 +10,7 @@ from hstpeft.delta.official.sa2vp import (
     split_sa2vp,
 )
 from tools.reference_checks.case import Case, Run, UnknownArgument
-from tools.reference_checks.classifier import classifier, fill, keep_output, trainable
+from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
 
 _READ_VIT = {
     'model', 'version', 'hidden size', 'heads', 'mlp size', 'layers', 'image size', 'patch size',
@@ -33,8 +33,8 @@ def build(case: Case) -> nn.Module:
     """Build the classifier that a config would, filled with the case's weights."""
     a = case.arguments
     unknown = a.keys() - (_READ_SWIN if is_swin(case) else _READ_VIT)
-    if unknown or case.mode == 'train':
-        raise UnknownArgument(f'arguments {sorted(unknown) or "in training"} are not understood')
+    if unknown or (case.mode == 'train' and a.get('drop path')):
+        raise UnknownArgument(f'arguments {sorted(unknown) or "with drop path"} are not understood')
     tied = is_tied(case.weights)
     trunk, delta = split_sa2vp(case.weights, tied)
     tuner = dict(
@@ -46,6 +46,8 @@ def build(case: Case) -> nn.Module:
     if is_swin(case):
         if a['cross-attention heads'] != a['heads'][2]:
             raise UnknownArgument('cross-attention heads that are not those of the third stage')
+        # The official code counts by sixes, whatever the depth.
+        tuner['exchange_indices'] = tuple(range(0, a['depths'][2], 6))
         options = dict(
             img_size=a['image size'],
             patch_size=a['patch size'],
@@ -64,7 +66,8 @@ def build(case: Case) -> nn.Module:
             embed_dim=a['hidden size'],
             depth=a['layers'],
             num_heads=a['heads'],
-            mlp_ratio=a['mlp size'] / a['hidden size'],
+            # timm rounds the product of ratio and width down.
+            mlp_ratio=(a['mlp size'] + 0.5) / a['hidden size'],
         )
         tuner |= dict(
             accelerated=_VERSIONS[a['version']],
@@ -82,29 +85,37 @@ def build(case: Case) -> nn.Module:
 
 
 def run(case: Case, model: nn.Module) -> Run:
-    """Run one forward pass and backward."""
+    """Run one forward pass, and backward if there are labels."""
     outputs: dict[str, Tensor] = {}
-    tuner, trunk, labels = model.backbone.tuner, model.backbone.trunk, case.labels
-    for index in (0, 1):
-        keep_output(tuner.cross[index], outputs, f'fusion{index}')
+    tuner, trunk = model.backbone.tuner, model.backbone.trunk
+    for index, cross in enumerate(tuner.cross[:2]):
+        keep_output(cross, outputs, f'fusion{index}')
     if is_swin(case):
-        keep_output(trunk.swin.layers[3].downsample, outputs, 'stage2')
+        _keep_third_stage(trunk, outputs)
+        names = sa2vp_swin_names(trunk.stage_depths, tuner.tie_cross_attention)
+    else:
+        names = sa2vp_vit_names(trunk.num_layers, len(tuner.deep), tuner.tie_cross_attention)
     feats = model.backbone(case.inputs['input'])
     outputs['base_feature'], outputs['prompt_feature'] = feats[-1]
     outputs['logits'] = model.head(feats)
     outputs['prompt_logits'] = model.head.fc(feats[-1][1])
-    weight = model.head.prompt_weight
-    outputs['loss'] = (1 - weight) * F.cross_entropy(outputs['logits'], labels)
-    outputs['loss'] += weight * F.cross_entropy(outputs['prompt_logits'], labels)
-    outputs['loss'].backward()
     if is_swin(case):
         stage = outputs.pop('stage2').flatten(1, 2)
         outputs['stage2_base'], outputs['stage2_prompt'] = stage.chunk(2)
-        names = sa2vp_swin_names(trunk.stage_depths, tuner.tie_cross_attention)
-    else:
-        names = sa2vp_vit_names(trunk.num_layers, len(tuner.deep), tuner.tie_cross_attention)
+    if case.labels is not None:
+        samples = [DataSample().set_gt_label(label) for label in case.labels]
+        outputs['loss'] = sum(model.head.loss(feats, samples).values())
+        outputs['loss'].backward()
     official = {own: key for key, own in names.items()}
     return Run(outputs, {official[own]: p for own, p in trainable(model).items()})
+
+
+def _keep_third_stage(trunk: nn.Module, outputs: dict[str, Tensor]) -> None:
+    """Keep the tokens behind the third stage, merged if there is a fourth."""
+    if len(trunk.swin.layers) > 3:
+        keep_output(trunk.swin.layers[3].downsample, outputs, 'stage2')
+    else:
+        keep_input(trunk.swin.norm, outputs, 'stage2')
 
 
 def _pixels(a: dict) -> tuple[int, int]:
