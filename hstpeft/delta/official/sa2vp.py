@@ -146,7 +146,7 @@ def split_sa2vp(
     if tied and not equal:
         raise UserError(
             "the official checkpoint's cross-attention weights differ from its blocks': set "
-            'tuner.tie_cross_attention=False'
+            'model.backbone.tuner.tie_cross_attention=False'
         )
     tied = equal if tied is None else tied
     kept = without_swin_tables(official)
