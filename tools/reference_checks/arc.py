@@ -1,12 +1,20 @@
 """ARC on ViT and Swin: build the product's classifier for a reference case and run it."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hstpeft.delta.official import SWIN, TRUNK, split_arc
 from hstpeft.delta.official.arc import arc_swin_names, arc_vit_names
 from tools.reference_checks.case import Case, Run, UnknownArgument
-from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
+from tools.reference_checks.classifier import (
+    add_loss,
+    classifier,
+    fill,
+    keep_input,
+    keep_output,
+    mlp_ratio,
+    second_reader,
+    trainable,
+)
 
 _POSITIONS = {'ARC': ('attention', 'mlp'), 'ARC_att': ('attention',)}
 _READ_VIT = {
@@ -53,7 +61,7 @@ def build(case: Case) -> nn.Module:
             embed_dim=a['hidden size'],
             depth=a['layers'],
             num_heads=a['heads'],
-            mlp_ratio=a['mlp size'] / a['hidden size'],
+            mlp_ratio=mlp_ratio(a['mlp size'], a['hidden size']),
         )
         trunk_cfg = dict(type='hstpeft.ViTTrunk', arch='vit_base_patch16_224')
     tuner = dict(
@@ -80,11 +88,10 @@ def run(case: Case, model: nn.Module) -> Run:
             else:
                 keep_input(trunk.swin.norm, outputs, f'stage{stage}')
     else:
-        keep_input(trunk.vit.blocks[1].norm1, outputs, 'layer0')
+        keep_input(second_reader(trunk.vit), outputs, 'layer0')
         keep_output(trunk.vit.norm, outputs, 'encoded')
     outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
-    outputs['loss'].backward()
+    add_loss(case, outputs)
     outputs = {k: v.flatten(1, 2) if v.dim() == 4 else v for k, v in outputs.items()}
     return Run(outputs, official_parameters(case, model))
 

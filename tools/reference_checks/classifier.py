@@ -5,6 +5,9 @@ from typing import Any
 
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tools.reference_checks.case import Case
 
 
 def classifier(
@@ -44,6 +47,23 @@ def keep_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> Non
 def keep_input(module: nn.Module, outputs: dict[str, Tensor], name: str) -> None:
     """Put what a module gets under a name."""
     module.register_forward_hook(lambda m, args, output: outputs.update({name: args[0]}))
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """Return a ratio that timm, which rounds down, turns into ``hidden``."""
+    return (hidden + 0.5) / width
+
+
+def second_reader(vit: nn.Module) -> nn.Module:
+    """Return the norm that reads the output of block 0 of a timm ViT."""
+    return vit.blocks[1].norm1 if len(vit.blocks) > 1 else vit.norm
+
+
+def add_loss(case: Case, outputs: dict[str, Tensor]) -> None:
+    """Add the loss of the logits and run backward, where the case has labels."""
+    if case.labels is not None:
+        outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
+        outputs['loss'].backward()
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,12 +1,20 @@
 """Learnable memory tokens: build the product's classifier for a reference case and run it."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hstpeft.delta.official import TRUNK, split_memory_tokens
 from hstpeft.delta.official.memory_tokens import memory_token_names
 from tools.reference_checks.case import Case, Run, UnknownArgument
-from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
+from tools.reference_checks.classifier import (
+    add_loss,
+    classifier,
+    fill,
+    keep_input,
+    keep_output,
+    mlp_ratio,
+    second_reader,
+    trainable,
+)
 
 _READ = {
     'model', 'mem_type', 'add_mem_num', 'width', 'heads', 'depth', 'image size', 'patch size',
@@ -30,7 +38,7 @@ def build(case: Case) -> nn.Module:
         embed_dim=a['width'],
         depth=a['depth'],
         num_heads=a['heads'],
-        mlp_ratio=hidden / width,
+        mlp_ratio=mlp_ratio(hidden, width),
         global_pool=a['global_pool'],
     )
     tuner = dict(
@@ -50,14 +58,13 @@ def run(case: Case, model: nn.Module) -> Run:
     """Run one forward pass and backward."""
     outputs: dict[str, Tensor] = {}
     trunk, tuner = model.backbone.trunk, model.backbone.tuner
-    keep_input(trunk.vit.blocks[1].norm1, outputs, 'block0')
+    keep_input(second_reader(trunk.vit), outputs, 'block0')
     keep_output(trunk.vit.norm, outputs, 'tokens')
     outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    if tuner.mode == 'standard':
+    if tuner.mode == 'standard' and trunk.num_layers > 1:
         # The next block has appended its own tokens by the time its norm sees the sequence.
         outputs['block0'] = outputs['block0'][:, : -tuner.num_memory_tokens]
-    outputs['loss'] = F.cross_entropy(outputs['logits'], case.labels)
-    outputs['loss'].backward()
+    add_loss(case, outputs)
     names = {own: key for key, own in memory_token_names(len(tuner.memory_tokens)).items()}
     own = trainable(model)
     return Run(outputs, {names.get(name, name.removeprefix(TRUNK)): p for name, p in own.items()})
