@@ -41,6 +41,7 @@ METHODS = {
     'linear': ('linear', 'FrozenTuner'),
     'memory-tokens': ('memory_tokens', 'MemoryTokensTuner'),
     'sa2vp': ('sa2vp', 'SA2VPTuner'),
+    'sa2vp-acc': ('sa2vp', 'SA2VPTuner'),
 }
 # What leaves four blocks of a trunk; an HVT is bound to its image size, and pools tokens away.
 FOUR_BLOCKS = {
