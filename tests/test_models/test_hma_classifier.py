@@ -239,12 +239,22 @@ def test_the_moving_average_of_mmengine_works_on_it(update_buffers):
                     **{**SMALL, 'local_memory_size': 0},
                 )
             ),
-            'feeds a local memory and the head has none',
+            'feeds a local memory and the head writes none',
+        ),
+        (
+            0.9,
+            dict(
+                head=dict(
+                    type='hstpeft.HMAClsHead', num_classes=CLASSES, in_channels=DIMS,
+                    queue_update='never', **SMALL,
+                )
+            ),
+            'feeds a local memory and the head writes none',
         ),
         (
             0.9,
             dict(head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=DIMS)),
-            'feeds a local memory and the head has none',
+            'feeds a local memory and the head writes none',
         ),
         (0.9, dict(backbone=Encoder().requires_grad_(False)), 'nothing in backbone and neck is'),
     ],

@@ -80,6 +80,17 @@ def test_divisible_is_the_official_rule(size, moved):
     assert bool(changed(head, before)) == moved
 
 
+def test_never_is_the_official_pipeline():
+    head = make_head(queue_update='never').train()
+    before = snapshot(head)
+    x, samples = batch(4)
+    head.loss((x,), samples)
+    head.remember((x,), samples)
+    assert not changed(head, before)
+    soft = [DataSample().set_gt_score(torch.full((CLASSES,), 0.2)) for _ in range(4)]
+    assert head.loss((x,), soft)['loss'] > 0, 'what is not remembered may be soft'
+
+
 def test_the_queue_never_moves_in_evaluation():
     head = make_head().eval()
     before = snapshot(head)
@@ -215,7 +226,7 @@ def test_attention_weights_are_returned_for_pictures():
         (dict(num_heads=0), 'num_heads 0 does not divide'),
         (dict(logits_from='both'), "logits_from 'both' is unknown: use one of"),
         (dict(global_memory_init='ones'), "global_memory_init 'ones' is unknown"),
-        (dict(queue_update='never'), "queue_update 'never' is unknown"),
+        (dict(queue_update='rarely'), "queue_update 'rarely' is unknown"),
         (dict(batch_attention=False), 'global_memory_per_class 2 is not read .*: set it to 0'),
         (dict(local_memory_size=-1), 'local_memory_size -1 must be at least 0'),
         (dict(label_dims=0), 'label_dims 0 must be at least 1'),

@@ -60,10 +60,10 @@ class HMAClassifier(ImageClassifier):
         self.encoder_momentum = encoder_momentum
         if encoder_momentum == 0:
             return
-        if getattr(self.head, 'queue', None) is None:
+        if not getattr(self.head, 'remembers', False):
             raise UserError(
-                f'model.encoder_momentum {encoder_momentum} feeds a local memory and the head has '
-                'none: use hstpeft.HMAClsHead with local_memory_size, or encoder_momentum=0'
+                f'model.encoder_momentum {encoder_momentum} feeds a local memory and the head '
+                'writes none: use hstpeft.HMAClsHead with local_memory_size, or encoder_momentum=0'
             )
         encoder = [getattr(self, part) for part in _PARTS]
         if not any(p.requires_grad for part in encoder if part for p in part.parameters()):

@@ -31,9 +31,9 @@ class HMAClsHead(ClsHead):
     https://arxiv.org/abs/2310.10909
 
     What the official pipeline does otherwise can be had: it never passes labels in training, so
-    that its queue keeps its random rows (use a head without local memory, or do not train this
-    one's queue), writes only batches that divide the queue (``queue_update='divisible'``), and
-    lets predictions depend on the other images (``batch_attention_at_test=True``).
+    that its queue keeps its random rows (``queue_update='never'``), its queue drops batches that
+    do not divide it (``'divisible'``), and its predictions depend on the other images
+    (``batch_attention_at_test=True``).
 
     Args:
         num_classes: Classes; with 1 there is one logit, and two labels, 0 and 1.
@@ -56,7 +56,7 @@ class HMAClsHead(ClsHead):
         drop_rate: Dropout in both attention blocks.
         queue_update: ``always``: the queue wraps around, and keeps the end of a batch that is
             larger; ``divisible``: nothing is written if the batch (of all processes) does not
-            divide the queue.
+            divide the queue; ``never``.
         eps: Added to the variance by the norms.
         loss: Config of the loss; default: mmpretrain's cross-entropy.
         topk: For which k the accuracy is computed, as in mmpretrain.
@@ -134,6 +134,11 @@ class HMAClsHead(ClsHead):
                 )  # fmt: skip
         self.fc = nn.Linear(self._logit_dims(label_dims), num_classes)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether training writes to a local memory."""
+        return self.queue is not None and self.queue.update != 'never'
+
     def _logit_dims(self, label_dims: int) -> int:
         if self.label_embeddings is None:
             return self.in_channels
@@ -199,7 +204,7 @@ class HMAClsHead(ClsHead):
         Raises:
             UserError: The labels cannot be remembered.
         """
-        remember = remember and self.training and self.queue is not None
+        remember = remember and self.training and self.remembers
         labels = self._labels(data_samples) if remember else None
         losses = super().loss(feats, data_samples, **kwargs)
         if remember:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hstpeft.errors import UserError
 
-UPDATES = ('always', 'divisible')
+UPDATES = ('always', 'divisible', 'never')
 
 
 class MemoryQueue(nn.Module):
@@ -24,8 +24,8 @@ class MemoryQueue(nn.Module):
         size: Rows M. They start as random directions of unit length, in every process the same
             whatever its seed: DDP does not send the buffers around.
         dims: Width W of a row.
-        update: ``always``, or ``divisible``: as officially, write nothing (without a warning) if
-            the number of samples does not divide M.
+        update: ``always``; ``divisible``: as officially, write nothing (without a warning) if the
+            number of samples does not divide M; ``never``.
 
     Attributes:
         rows: (M, W).
@@ -56,6 +56,8 @@ class MemoryQueue(nn.Module):
             rows: (B, W); a batch larger than M leaves its last M rows.
             labels: (B,).
         """
+        if self.update == 'never':
+            return
         rows, labels = gather(rows.detach().to(self.rows.dtype)), gather(labels)
         size, count = len(self.rows), len(rows)
         if self.update == 'divisible' and size % count:
