@@ -5,7 +5,9 @@
 
 CONFIG names the trunk weights that the checkpoint was trained on
 (`--cfg-options model.backbone.trunk.weights=FILE`). Both namings of the official ViT are read;
-`--naming` chooses the one to write: `adapter` of `ARC_ViT.py`, or `new` of `ARC_new.py`.
+`--naming` chooses the one to write: `adapter` of `ARC_ViT.py`, or `new` of `ARC_new.py`. A Swin is
+written without the tables that the official code computes (relative_position_index, attn_mask):
+load it there with strict=False.
 """
 
 import functools

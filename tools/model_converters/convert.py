@@ -61,6 +61,12 @@ def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> 
     """
     trunk, state = split(official)
     prefix, own = trunk_prefix(model), model.state_dict()
+    extra = sorted(trunk.keys() - model.backbone.trunk.net.state_dict().keys())
+    if extra:
+        raise UserError(
+            f'{", ".join(extra[:5])} of the official checkpoint are not in the trunk: choose the '
+            "config's trunk.arch (and arch_options) that the checkpoint was made for"
+        )
     for name, tensor in frozen_trunk_tensors(model.backbone).items():
         key = f'backbone.{name}'.removeprefix(prefix)
         if key not in trunk or not torch.equal(trunk[key], tensor):
@@ -69,8 +75,8 @@ def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> 
                 'was trained on as model.backbone.trunk.weights'
             )
     kept = {prefix + key: trunk[key] for key in trunk if prefix + key in own}
-    extra = {'backbone._extra_state': own['backbone._extra_state']}
-    state = {**state, **kept, **extra}
+    identity = {'backbone._extra_state': own['backbone._extra_state']}
+    state = {**state, **kept, **identity}
     check_state_dict(own, state, 'the official checkpoint')
     return state
 

@@ -145,7 +145,7 @@ def join_arc(
         new: Whether to use the names of ``ARC_new.py`` (ViT only).
 
     Raises:
-        UserError: The official Swin has no form with one position only.
+        UserError: The official Swin has no form with one position only, and one naming.
     """
     positions = [p for p in _ADAPTERS if f'{TUNER}{p}.projections.0' in state]
     if 'cls_token' in trunk:
@@ -153,6 +153,8 @@ def join_arc(
         return untranslate(join_trunk(trunk, state), names)
     if len(positions) < 2:
         raise UserError('official ARC on a Swin has both positions: this delta has one')
+    if new:
+        raise UserError("naming 'new' is that of a ViT: official ARC on a Swin has one naming")
     depths = [count(trunk, f'layers.{s}.blocks.') for s in range(count(trunk, 'layers.'))]
     official = untranslate(join_trunk(trunk, state, SWIN), arc_swin_names(depths, positions))
     for stage, depth in enumerate(depths):
