@@ -294,3 +294,18 @@ def test_published_sizes_are_reproduced(setting):
     free = sum(p.numel() for p in head.parameters() if p.requires_grad)
     assert free == counts['trainable_without_encoder']
     assert (head.queue.rows.numel() if head.queue else 0) == counts['queue_values']
+
+
+@pytest.mark.parametrize('options', [{}, dict(null_kv=True, attention_topk=4)])
+def test_mixed_precision_stays_close(options):
+    x, samples = batch(6)
+    losses = []
+    for enabled in (False, True):
+        head = make_head(**options).train()
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            loss = head.loss((x,), samples)['loss']
+        loss.backward()
+        losses.append(loss.detach().float())
+        assert head.queue.rows.dtype == torch.float32
+        assert all(p.grad.isfinite().all() for p in head.parameters())
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
