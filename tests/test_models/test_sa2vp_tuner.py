@@ -355,6 +355,25 @@ def test_drop_rate_acts_in_training_only():
 
 
 @each_kind
+def test_what_runs_again_in_the_backward_pass_drops_the_same(kind):
+    backbone = make(kind, drop_rate=0.4).double().train()
+    image, weight = images(2, 3, 32, 32).double(), backbone.tuner.cross[1].down.weight
+    step = 1e-6 * torch.randn_like(weight)
+
+    def value() -> Tensor:
+        torch.manual_seed(5)
+        return branches(backbone, image).square().sum()
+
+    value().backward()
+    with torch.no_grad():
+        weight += step
+        above = value()
+        weight -= 2 * step
+        below = value()
+    torch.testing.assert_close((above - below) / 2, (weight.grad * step).sum(), rtol=1e-4, atol=0)
+
+
+@each_kind
 def test_training_goes_on_after_inference_mode(kind):
     backbone = make(kind)
     image = images(2, 3, 48, 32)
