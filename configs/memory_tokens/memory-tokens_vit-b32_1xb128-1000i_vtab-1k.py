@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/trunks/vit-b32_augreg-in21k.py',
     '../_base_/tuners/memory-tokens.py',
     '../_base_/datasets/vtab-1k.py',
-    '../_base_/schedules/memory-tokens_vtab-1k.py',
+    '../_base_/schedules/hma_1000step.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(
@@ -11,4 +11,6 @@ model = dict(
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
     head=dict(num_classes=_base_.num_classes, in_channels=768),
 )
-train_dataloader = dict(batch_size=128)
+train_dataloader = dict(batch_size=128, sampler=dict(type='InfiniteSampler'))
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
+log_processor = dict(by_epoch=False)
