@@ -95,3 +95,11 @@ def test_what_does_not_fit_is_refused(official, tmp_path, capsys):
     torch.save({'model': reshaped}, path)
     line = refusal('to-delta', leaf, path, tmp_path, capsys)
     assert 'backbone.trunk.vit.pos_embed (1, 49, 64) instead of (1, 64, 64)' in line
+
+
+def test_a_checkpoint_that_pools_more_often_is_refused(tmp_path, capsys):
+    case = Case(REFERENCE / 'hvt' / f'{CASES[3]}.json', torch.float32)
+    torch.save({'model': case.weights}, tmp_path / 'official.pth')
+    (tmp_path / 'leaf.py').write_text(LEAF.format(width=12))
+    line = refusal('to-delta', tmp_path / 'leaf.py', tmp_path / 'official.pth', tmp_path, capsys)
+    assert 'blocks.3.pos_embed' in line and 'are not in the trunk' in line
