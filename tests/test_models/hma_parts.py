@@ -65,8 +65,11 @@ def make_classifier(
     return HMAClassifier(backbone or Encoder(), encoder_momentum=momentum, **options)
 
 
-def make_vit_classifier(momentum: float, seed: int = 4) -> HMAClassifier:
-    """Build a classifier on a tiny tuned ViT."""
+def make_vit_classifier(
+    momentum: float, seed: int = 4, weights: str | None = 'drawn'
+) -> HMAClassifier:
+    """Build a classifier on a tiny tuned ViT, of drawn weights or, without any, a random one."""
+    torch.manual_seed(seed)
     tuner = dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2)
-    trunk = trunk_config(embed_dim=DIMS, num_heads=2, depth=2)
+    trunk = trunk_config(weights, embed_dim=DIMS, num_heads=2, depth=2)
     return make_classifier(momentum, backbone_config(trunk, tuner, out_type='cls_token'), seed)

@@ -1,6 +1,7 @@
 """HMA's momentum encoder: its order, its state, and what it shares with the encoder."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -125,7 +126,11 @@ def assert_shared(model: nn.Module) -> None:
     assert alone < followers.keys()
 
 
-KINDS = {'plain encoder': make_classifier, 'tuned ViT': make_vit_classifier}
+KINDS = {
+    'plain encoder': make_classifier,
+    'tuned ViT': make_vit_classifier,
+    'tuned ViT without weights': functools.partial(make_vit_classifier, weights=None),
+}
 each_kind = pytest.mark.parametrize('make', KINDS.values(), ids=KINDS)
 
 
@@ -140,6 +145,7 @@ def test_frozen_tensors_are_shared_whatever_happens_to_the_model(make):
     assert_shared(model)
     other = make(0.9)
     other.load_state_dict(model.state_dict())
+    assert not changed(other, snapshot(model))
     assert_shared(other)
     assert_shared(model.double())
 

@@ -273,6 +273,12 @@ def test_soft_labels_need_a_head_without_local_memory():
     assert make_head(local_memory_size=0).train().loss((x,), samples)['loss'] > 0
 
 
+def test_several_labels_of_a_sample_cannot_be_remembered():
+    samples = [DataSample().set_gt_label([0, 2]), DataSample().set_gt_label(1)]
+    with pytest.raises(UserError, match='there are 3 labels of 2 samples: set it to 0'):
+        make_head().train().loss((batch(2)[0],), samples)
+
+
 @pytest.mark.parametrize('shape', [(2, DIMS + 1), (2, DIMS, 4, 4)])
 def test_features_that_do_not_fit_are_named(shape):
     with pytest.raises(UserError, match='in_channels 24 does not fit the features of shape'):

@@ -176,7 +176,7 @@ class HMAClsHead(ClsHead):
             samples = torch.cat([samples, masked], dim=1)
         if self.queue is not None:
             own = samples[:, None]
-            samples, weights['local'] = self.local_read(samples, own, self.queue.read())
+            samples, weights['local'] = self.local_read(samples, own, self.queue.rows)
         if self.batch_read is not None:
             shared = self._global_rows(samples)
             if self.training or self.batch_attention_at_test:
@@ -245,6 +245,11 @@ class HMAClsHead(ClsHead):
                 'labels are soft: train without mixup and CutMix, or set local_memory_size=0'
             )
         labels = torch.cat([sample.gt_label for sample in data_samples])
+        if len(labels) != len(data_samples):
+            raise UserError(
+                f'head.local_memory_size: the local memory keeps one label a sample, but there are '
+                f'{len(labels)} labels of {len(data_samples)} samples: set it to 0'
+            )
         wrong = labels[(labels < 0) | (labels >= self.num_labels)]
         if len(wrong):
             raise UserError(

@@ -94,7 +94,11 @@ class MemoryAttention(nn.Module):
         return hidden + self.mlp(self.mlp_norm(hidden)), weights
 
     def _standardise(self, rows: Tensor) -> Tensor:
-        """Apply the norm of the keys but for its scale and shift, which go with the weights."""
+        """Apply the norm of the keys but for its scale and shift, which go with the weights.
+
+        Without them autograd keeps nothing of rows that have no gradient: the local memory may be
+        written before the backward pass.
+        """
         return F.layer_norm(rows, rows.shape[-1:], eps=self.key_norm.eps)
 
     def _by_head(self, x: Tensor) -> Tensor:

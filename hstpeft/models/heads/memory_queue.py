@@ -44,10 +44,6 @@ class MemoryQueue(nn.Module):
         self.register_buffer('pointer', torch.zeros(1, dtype=torch.long))
         self.register_buffer('labels', torch.full((size,), -1))
 
-    def read(self) -> Tensor:
-        """Return the rows (M, W); a copy, since autograd needs them after the next write."""
-        return self.rows.clone() if torch.is_grad_enabled() else self.rows
-
     @torch.no_grad()
     def write(self, rows: Tensor, labels: Tensor) -> None:
         """Replace the oldest rows.
