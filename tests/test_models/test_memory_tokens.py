@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from hstpeft.delta.merge import merge
@@ -176,6 +177,28 @@ def test_counts_are_those_of_the_official_cases():
         model, _ = make_pair(case)
         sizes = [p.numel() for p in model.backbone.parameters() if p.requires_grad]
         assert sum(sizes) == meta['trainable_parameters'] - 10 * 65
+
+
+@pytest.mark.parametrize('mode', ['prop', 'standard'])
+def test_counts_at_full_size_are_the_official_ones(mode):
+    counts = json.loads((REFERENCE / 'full_size_counts.json').read_text())['hma_memory_tokens']
+    trunk = dict(
+        type='hstpeft.ViTTrunk', arch='vit_base_patch32_224', arch_options=dict(weight_init='skip')
+    )
+    tuner = dict(type='hstpeft.MemoryTokensTuner', mode=mode)
+    with torch.device('meta'):
+        model = MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='hstpeft.TunedBackbone', trunk=trunk, tuner=tuner),
+                head=dict(type='LinearClsHead', num_classes=47, in_channels=768),
+            )
+        )
+    expected = counts[f'vit_b32_{mode}_5_tokens_47_classes']
+    tokens = sum(p.numel() for p in model.backbone.tuner.parameters())
+    assert tokens == expected['memory_tokens']
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    assert sum(trained) == expected['trainable']
 
 
 @pytest.mark.parametrize('mode', ['prop', 'standard'])
