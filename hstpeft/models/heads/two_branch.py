@@ -43,13 +43,13 @@ class TwoBranchClsHead(LinearClsHead):
     def loss(
         self, feats: tuple[list[Tensor], ...], data_samples: list[DataSample], **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Return ``loss`` and ``prompt_loss``, weighted, and the image branch's accuracy if asked."""
+        """Return both branches' losses, weighted, and the image branch's accuracy if asked."""
         image, prompt = self._branches(feats)
-        losses = self._get_loss(self.fc(image), data_samples, **kwargs)
+        rest = self._get_loss(self.fc(image), data_samples, **kwargs)
+        # No part is called ``loss``: mmengine's log has the sum by that name.
+        image_loss = (1 - self.prompt_weight) * rest.pop('loss')
         prompt_loss = self._get_loss(self.fc(prompt), data_samples, **kwargs)['loss']
-        losses['loss'] = (1 - self.prompt_weight) * losses['loss']
-        losses['prompt_loss'] = self.prompt_weight * prompt_loss
-        return losses
+        return dict(image_loss=image_loss, prompt_loss=self.prompt_weight * prompt_loss, **rest)
 
     def _branches(self, feats: tuple[list[Tensor], ...]) -> list[Tensor]:
         last = feats[-1]
