@@ -8,11 +8,7 @@ from torch import Tensor, nn
 
 from hstpeft.delta.official import SWIN, TRUNK
 from hstpeft.delta.official.arc import arc_swin_names, arc_vit_names
-from hstpeft.delta.official.common import (
-    Names,
-    split_trunk,
-    translate,
-)
+from hstpeft.delta.official.common import Names, split_trunk, translate
 from tests.conftest import ARCH, build, draw, images
 from tests.literal.arc import ARCOptions, LiteralARC
 from tests.literal.arc_shapes import POSITIONS, arc_swin_shapes, arc_vit_shapes
