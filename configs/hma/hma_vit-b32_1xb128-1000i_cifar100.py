@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    data_preprocessor=_base_.img_norm,
+    data_preprocessor=dict(_base_.img_norm, to_rgb=False),
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
     head=dict(num_classes=_base_.num_classes, in_channels=768),
 )

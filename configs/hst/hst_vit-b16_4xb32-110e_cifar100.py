@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    data_preprocessor=dict(num_classes=_base_.num_classes, **_base_.img_norm),
+    data_preprocessor=dict(_base_.img_norm, num_classes=_base_.num_classes, to_rgb=False),
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
     neck=dict(type='hstpeft.PooledNorm', in_channels=_base_.tuner.side_dims[-1]),
     head=dict(num_classes=_base_.num_classes, in_channels=_base_.tuner.side_dims[-1]),

@@ -66,3 +66,9 @@ def test_every_fine_grained_set_has_its_classes(monkeypatch, tmp_path, leaf, tas
     config = load_config(leaf)
     assert config.model.head.num_classes == FGVC[task]
     assert config.train_dataloader.dataset.data_root == f'{tmp_path}/{task}'
+
+
+@pytest.mark.parametrize('leaf', sorted(CONFIGS.glob('*/*cifar100.py')), ids=lambda path: path.stem)
+def test_images_of_cifar_which_are_rgb_are_not_flipped(leaf):
+    # mmpretrain's files are read as BGR, but its CIFAR arrays are RGB.
+    assert load_config(leaf).model.data_preprocessor.to_rgb is False

@@ -151,3 +151,9 @@ def test_maps_of_a_plain_tuner_have_the_cells_of_the_image(tuner):
     )
     maps = backbone(conftest.images(2, 3, 40, 27))
     assert [tuple(x.shape) for x in maps] == [(2, 32, 5, 4)] * 2
+
+
+def test_a_delta_of_one_form_of_sa2vp_does_not_load_into_the_other():
+    plain, accelerated = (conftest.build(config(t, 'vit')) for t in ('sa2vp', 'sa2vp-accelerated'))
+    with pytest.raises(UserError, match=r'made with the tuner SA2VPTuner, .* \(accelerated\)'):
+        accelerated.load_state_dict(plain.state_dict())

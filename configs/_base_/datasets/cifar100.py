@@ -1,4 +1,5 @@
-# CIFAR-100 at 224 x 224 with timm's default augmentation; mmpretrain's data set downloads it.
+# CIFAR-100 at 224 x 224 with timm's default augmentation; mmpretrain's data set downloads it. Its
+# images are RGB already, so a leaf sets to_rgb=False.
 num_classes = 100
 train_pipeline = [
     dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),

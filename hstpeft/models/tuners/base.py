@@ -33,6 +33,11 @@ class Tuner(nn.Module, ABC):
     strides: tuple[int, ...] = ()
     num_branches: int = 1
 
+    @property
+    def kind(self) -> str:
+        """What a delta calls the function it was trained for; by default the class."""
+        return type(self).__name__
+
     @abstractmethod
     def attach(self, trunk: Trunk) -> None:
         """Build the parameters for this trunk; called once, by the backbone."""

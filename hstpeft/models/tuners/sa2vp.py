@@ -78,6 +78,11 @@ class SA2VPTuner(Tuner):
         self.given_exchange, self.given_deep = exchange_indices, deep_prompt_indices
         self.accelerated, self.tie_cross_attention = accelerated, tie_cross_attention
 
+    @property
+    def kind(self) -> str:
+        """Tell the two functions apart, whose deltas have the same keys."""
+        return f'{type(self).__name__}{" (accelerated)" * self.accelerated}'
+
     def attach(self, trunk: Trunk) -> None:
         """Build the prompts, and a cross block for every block that exchanges."""
         in_swin = isinstance(trunk, SwinTrunk)
