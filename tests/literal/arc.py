@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.literal.hst import attend, drop_path, layer_norm, linear, trunk_mask
+from tests.literal.module import OfficialModule
 
 
 @dataclass(frozen=True)
@@ -147,17 +148,13 @@ def is_trainable(name: str) -> bool:
     return any(word in name for word in words)
 
 
-class LiteralARC(nn.Module):
+class LiteralARC(OfficialModule):
     """`literal_arc_vit` or `literal_arc_swin`, holding (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: ARCOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
+        super().__init__(official, is_trainable)
+        self.options = options
         self.literal = literal_arc_vit if 'embedding.cls' in official else literal_arc_swin
-        for name, value in official.items():
-            parameter = nn.Parameter(value.clone(), is_trainable(name))
-            self.register_parameter(self.names[name], parameter)
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return self.literal(weights, image, self.options, self.training)
+        return self.literal(self.weights(), image, self.options, self.training)

@@ -10,8 +10,10 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from tests.literal.module import OfficialModule
 
 
 @dataclass(frozen=True)
@@ -145,21 +147,12 @@ def hma_shapes(
     return shapes
 
 
-class LiteralHMA(nn.Module):
+class LiteralHMA(OfficialModule):
     """`literal_hma` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: HMAOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            if name in ('queue', 'queue_ptr'):
-                self.register_buffer(name, value.clone())
-            else:
-                self.register_parameter(self.names[name], nn.Parameter(value.clone()))
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the tensors by their official names."""
-        return {name: getattr(self, own) for name, own in self.names.items()}
+        super().__init__(official, is_buffer=lambda name: name in ('queue', 'queue_ptr'))
+        self.options = options
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return literal_hma(self.weights(), features, self.options, self.training)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+
+from tests.literal.module import OfficialModule
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,17 @@ def is_trainable(name: str) -> bool:
     return parts or name in ('head.weight', 'head.bias')
 
 
-class LiteralHST(nn.Module):
+def is_buffer(name: str) -> bool:
+    """Tell the statistics of the BatchNorms from parameters."""
+    return '.running_' in name or name.endswith('num_batches_tracked')
+
+
+class LiteralHST(OfficialModule):
     """`literal_hst` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: HSTOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            if '.running_' in name or name.endswith('num_batches_tracked'):
-                self.register_buffer(self.names[name], value.clone())
-                continue
-            self.register_parameter(
-                self.names[name], nn.Parameter(value.clone(), is_trainable(name))
-            )
+        super().__init__(official, is_trainable, is_buffer)
+        self.options = options
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_hst(weights, image, self.options, self.training)
+        return literal_hst(self.weights(), image, self.options, self.training)

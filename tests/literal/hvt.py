@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.literal.hst import attend, drop_path, layer_norm, linear, norm_mlp, trunk_mask
+from tests.literal.module import OfficialModule
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,12 @@ def hvt_shapes(
     return {**shapes, 'head.weight': (num_classes, width), 'head.bias': (num_classes,)}
 
 
-class LiteralHVT(nn.Module):
+class LiteralHVT(OfficialModule):
     """`literal_hvt` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: HVTOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            self.register_parameter(self.names[name], nn.Parameter(value.clone()))
+        super().__init__(official)
+        self.options = options
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_hvt(weights, image, self.options, self.training)
+        return literal_hvt(self.weights(), image, self.options, self.training)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.literal.hst import attend, layer_norm, linear, norm_mlp
+from tests.literal.module import OfficialModule
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,12 @@ def is_trainable(name: str) -> bool:
     return any(word in name for word in ('head', 'cls_token', 'added_mem'))
 
 
-class LiteralMemoryTokens(nn.Module):
+class LiteralMemoryTokens(OfficialModule):
     """`literal_memory_tokens` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: MemoryTokensOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            parameter = nn.Parameter(value.clone(), is_trainable(name))
-            self.register_parameter(self.names[name], parameter)
+        super().__init__(official, is_trainable)
+        self.options = options
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_memory_tokens(weights, image, self.options)
+        return literal_memory_tokens(self.weights(), image, self.options)

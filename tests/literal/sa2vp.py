@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.literal.hst import attend, layer_norm, linear
+from tests.literal.module import OfficialModule
 
 VIT = 'vit_base.transformer.'
 
@@ -173,18 +174,14 @@ def sa2vp_vit_shapes(
     return shapes
 
 
-class LiteralSA2VP(nn.Module):
+class LiteralSA2VP(OfficialModule):
     """`literal_sa2vp` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: SA2VPOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            parameter = nn.Parameter(value.clone(), is_trainable(name))
-            self.register_parameter(self.names[name], parameter)
+        super().__init__(official, is_trainable)
+        self.options = options
 
     def forward(
         self, image: Tensor, kept: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_sa2vp(weights, image, self.options, kept)
+        return literal_sa2vp(self.weights(), image, self.options, kept)

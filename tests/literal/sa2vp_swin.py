@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.literal.arc import merge_patches, window_attention
 from tests.literal.arc_shapes import arc_swin_shapes
 from tests.literal.hst import layer_norm, linear
+from tests.literal.module import OfficialModule
 from tests.literal.sa2vp import ffn, is_trainable, neighbours
 
 STAGE = 2
@@ -125,18 +126,14 @@ def sa2vp_swin_shapes(
     return shapes
 
 
-class LiteralSA2VPSwin(nn.Module):
+class LiteralSA2VPSwin(OfficialModule):
     """`literal_sa2vp_swin` as a module that holds (copies of) an official state dict."""
 
     def __init__(self, official: Mapping[str, Tensor], options: SA2VPSwinOptions) -> None:
-        super().__init__()
-        self.options, self.names = options, {name: name.replace('.', '/') for name in official}
-        for name, value in official.items():
-            parameter = nn.Parameter(value.clone(), is_trainable(name))
-            self.register_parameter(self.names[name], parameter)
+        super().__init__(official, is_trainable)
+        self.options = options
 
     def forward(
         self, image: Tensor, kept: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        weights = {name: getattr(self, own) for name, own in self.names.items()}
-        return literal_sa2vp_swin(weights, image, self.options, kept)
+        return literal_sa2vp_swin(self.weights(), image, self.options, kept)
