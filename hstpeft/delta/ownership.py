@@ -23,19 +23,22 @@ def owner_table(model: nn.Module) -> list[tuple[str, int, int]]:
     """Count parameters by owner, for a start-up table.
 
     The owners are the children of the model, and the children of those of them that hold both
-    trainable and frozen parameters (a tuned backbone: its trunk and its tuner).
+    trainable and frozen parameters (a tuned backbone: its trunk and its tuner). What two of them
+    share (a momentum encoder's frozen trunk) counts for the first.
 
     Returns:
         Rows of (owner, number of trainable values, number of all values).
     """
-    rows = []
+    rows, counted = [], set()
     for name, child in model.named_children():
         parts = [(name, child)]
         kinds = {parameter.requires_grad for parameter in child.parameters()}
         if len(kinds) == 2:
             parts = [(f'{name}.{part}', module) for part, module in child.named_children()]
         for owner, module in parts:
-            sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+            own = [p for p in module.parameters() if id(p) not in counted]
+            counted.update(id(p) for p in own)
+            sizes = [(p.numel(), p.requires_grad) for p in own]
             if sizes:
                 rows.append((owner, sum(n for n, free in sizes if free), sum(n for n, _ in sizes)))
     return rows

@@ -42,6 +42,12 @@ def test_the_owner_table_counts_each_parameter_once():
     assert rows[0][1] == 4 * 4 * 32  # norms of four blocks
 
 
+def test_the_owner_table_counts_what_two_owners_share_once():
+    model = nn.ModuleDict({'first': nn.Linear(4, 3), 'second': nn.Linear(4, 3)})
+    model['second'].weight = model['first'].weight
+    assert owner_table(model) == [('first', 15, 15), ('second', 3, 3)]
+
+
 def tensors() -> dict:
     return {'a': torch.arange(6.0).view(2, 3), 'b': torch.ones(2)}
 

@@ -122,7 +122,9 @@ def test_counts_on_a_swin_b_are_the_official_ones():
     assert total + head == official['total_100_classes']
 
 
-@pytest.mark.parametrize('depth, exchange', [(12, (0, 4, 8)), (24, (0, 8, 16)), (3, (0, 1, 2))])
+@pytest.mark.parametrize(
+    'depth, exchange', [(12, (0, 4, 8)), (24, (0, 8, 16)), (7, (0, 2, 4)), (3, (0, 1, 2))]
+)
 def test_by_default_the_prompt_reads_at_the_first_block_of_each_third(depth, exchange):
     trunk = vit_config(None, depth=depth, weight_init='skip')
     config = backbone_config(trunk, dict(type='hstpeft.SA2VPTuner'))

@@ -29,8 +29,8 @@ def neighbour_attention(
     Returns:
         Mixed values (B, L, C).
     """
-    mask, _ = neighbourhood(grid, num_prefix_tokens)
-    mixed = F.scaled_dot_product_attention(q, k, v, mask.to(q.device, q.dtype), scale=scale)
+    mask, _ = neighbourhood(grid, num_prefix_tokens, q.device, q.dtype)
+    mixed = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -53,19 +53,23 @@ def padded_neighbour_attention(
         Mixed values (B, L, C).
     """
     q, k, v = (x.transpose(1, 2).flatten(2) for x in (q, k, v))
-    mask, beyond = (x.to(q.device, q.dtype) for x in neighbourhood(grid, num_prefix_tokens))
+    mask, beyond = neighbourhood(grid, num_prefix_tokens, q.device, q.dtype)
     scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
     scores = torch.cat([scores, beyond.expand(len(q), -1, -1)], dim=2)
     return scores.softmax(dim=2)[..., :-1] @ v
 
 
-@functools.lru_cache(maxsize=32)
-def neighbourhood(grid: tuple[int, int], num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
-    """Lay out who sees whom.
+@functools.lru_cache(maxsize=4)
+def neighbourhood(
+    grid: tuple[int, int], num_prefix_tokens: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Lay out who sees whom; the last few layouts are kept.
 
     Args:
         grid: (h, w).
         num_prefix_tokens: P.
+        device: Where the result shall be.
+        dtype: Of the result.
 
     Returns:
         What is added to scores (L, L): 0 for a key that is seen, else -inf; and the logarithm
@@ -82,4 +86,4 @@ def neighbourhood(grid: tuple[int, int], num_prefix_tokens: int) -> tuple[Tensor
         beyond = torch.zeros(len(seen), 1, dtype=torch.float64)
         beyond[num_prefix_tokens:, 0] = 9 - near.sum(dim=1)
         seen[:num_prefix_tokens] = 1
-        return seen.log(), beyond.log()
+        return seen.log().to(device, dtype), beyond.log().to(device, dtype)

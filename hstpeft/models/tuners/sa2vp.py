@@ -92,9 +92,8 @@ class SA2VPTuner(Tuner):
         else:
             blocks = list(trunk.vit.blocks)
         count = len(blocks)
-        self.exchange = _indices(
-            'exchange_indices', self.given_exchange, range(0, count, max(count // 3, 1)), count
-        )
+        thirds = sorted({third * count // 3 for third in range(3)})
+        self.exchange = _indices('exchange_indices', self.given_exchange, thirds, count)
         deep = () if in_swin else self.exchange[1:]
         self.deep = _indices('deep_prompt_indices', self.given_deep, deep, count)
         length = trunk.num_prefix_tokens + trunk.grid_size[0] * trunk.grid_size[1]
@@ -102,16 +101,16 @@ class SA2VPTuner(Tuner):
         self.prompt = nn.Parameter(torch.empty(1, length, self.inner_dims))
         self.prompt_proj = nn.Linear(self.inner_dims, trunk.stage_dims[0])
         dims = trunk.stage_dims[SWIN_STAGE if in_swin else 0]
-        self.deep_prompts = nn.Parameter(torch.empty(len(self.deep), 1, length, self.inner_dims))
-        self.deep_scales = nn.Parameter(torch.empty(len(self.deep), dims))
+        if self.deep:
+            shape = (len(self.deep), 1, length, self.inner_dims)
+            self.deep_prompts = nn.Parameter(torch.empty(shape))
+            self.deep_scales = nn.Parameter(torch.empty(len(self.deep), dims))
         self.deep_projs = nn.ModuleList(nn.Linear(self.inner_dims, dims) for _ in self.deep)
         self.cross = nn.ModuleList(
             CrossBlock(dims, self.inner_dims, self.drop_rate) for _ in blocks
         )
         if not self.tie_cross_attention:
-            self.copies = nn.ModuleList(FrozenCopy(block, in_swin) for block in blocks)
-        if not self.deep:
-            del self.deep_prompts, self.deep_scales
+            self.copies = nn.ModuleList(FrozenCopy(block) for block in blocks)
         self.trunk_drops = any(
             getattr(module, 'drop_prob', 0) or (isinstance(module, nn.Dropout) and module.p)
             for module in trunk.modules()
@@ -335,11 +334,9 @@ class CrossBlock(nn.Module):
 class FrozenCopy(nn.Module):
     """Cross-attention weights apart from the block's."""
 
-    def __init__(self, block: nn.Module, in_swin: bool) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.norm = copy.deepcopy(block.norm1)
-        if in_swin:
-            self.norm.eps = 1e-6
         self.qkv, self.proj = copy.deepcopy(block.attn.qkv), copy.deepcopy(block.attn.proj)
 
     def project(self, normed: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
