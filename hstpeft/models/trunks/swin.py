@@ -155,7 +155,7 @@ def _check_windows(
 ) -> None:
     """Refuse a design whose windows stand over the edge: it was never pre-trained like that."""
     if grid[0] % window[0] or grid[1] % window[1]:
-        multiple = window[0] * swin.patch_embed.patch_size[0] * 2**stage
+        multiple = window[0] * swin.patch_embed.patch_size[0] * 2 ** (len(swin.layers) - 1)
         raise UserError(
             f'trunk.arch_options img_size={swin.patch_embed.img_size} gives stage {stage} a grid '
             f'of {grid[0]} x {grid[1]}, which windows of {window[0]} x {window[1]} do not divide: '
