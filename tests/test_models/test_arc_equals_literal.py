@@ -39,6 +39,7 @@ CASES = {
     'Swin, four stages': dict(
         depths=(1, 1, 2, 1), heads=(1, 1, 2, 2), grid=(16, 16), window=2, width=8, patch=1
     ),
+    'Swin, a window as high as the grid': dict(depths=(2,), heads=(2,), grid=(4, 8), window=4),
     'Swin, dropout': dict(depths=(2, 2), drop_rate=0.3),
     'Swin, dropout and drop path': dict(depths=(2, 3), drop_rate=0.5, drop_path_rate=0.4),
 }

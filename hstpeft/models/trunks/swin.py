@@ -24,8 +24,9 @@ from hstpeft.registry import MODELS
 class SwinTrunk(Trunk):
     """A Swin transformer of timm (https://arxiv.org/abs/2103.14030).
 
-    Images may have any size: sides are padded to whole patches of the last stage, and windows
-    that stand over the edge are padded as timm does. Outputs are the stages.
+    Blocks whose window covers a side of the grid do not shift. Images may have any size: sides
+    are padded to whole patches of the last stage, and windows that stand over the edge are padded
+    as timm does. Outputs are the stages.
 
     Args:
         arch: Name of a timm model, e.g. ``swin_base_patch4_window7_224``.
@@ -147,6 +148,10 @@ def create_swin(arch: str, options: dict[str, Any]) -> SwinTransformer:
         )
     for stage, layer in enumerate(swin.layers):
         _check_windows(stage, layer.output_resolution, layer.blocks[0].window_size, swin)
+        for block in layer.blocks:
+            # As in Microsoft's code; timm would go on shifting along the other side.
+            if 0 in block.shift_size:
+                block.shift_size = (0, 0)
     return swin
 
 

@@ -251,7 +251,7 @@ class SA2VPTuner(Tuner):
     def _again(self, read: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """Call, and in the backward pass call again: all that reading needs is kept by the blocks.
 
-        It is a twentieth of a step's work, and would keep four maps of width C a block.
+        That is a few percent of a step's work; kept, it would be several maps of width C a block.
         """
         return checkpoint(
             read, *arguments, use_reentrant=False, preserve_rng_state=self.drop_rate > 0
