@@ -125,6 +125,17 @@ def test_a_delta_brings_back_the_same_logits(tuner, trunk):
     assert not {f'backbone.{n}' for n in frozen - own_copies} & delta.keys()
 
 
+@pytest.mark.parametrize(('tuner', 'trunk'), [pair for pair in DEFINED if pair[0] != 'hst'])
+def test_what_runs_behind_the_last_output_is_neither_built_nor_trained(tuner, trunk):
+    """DistributedDataParallel refuses parameters that have no part in the loss."""
+    early = config(tuner, trunk)
+    early['backbone']['out_indices'] = (2,)
+    early['head']['in_channels'] = 64 if trunk == 'swin' else 32
+    model = conftest.build(early, seed=None)
+    free = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert train(model, 3) == free
+
+
 @pytest.mark.parametrize(('tuner', 'trunk'), [pair for pair in DEFINED if pair[1] != 'hvt'])
 def test_images_of_any_size_pass(tuner, trunk):
     model = conftest.build(config(tuner, trunk))

@@ -67,12 +67,14 @@ class TunedBackbone(BaseModule):
                 f'backbone.tuner {type(self.tuner).__name__} is not defined for a '
                 f'{type(self.trunk).__name__}: use {allowed}'
             )
-        self.tuner.attach(self.trunk)
         has_maps = bool(self.tuner.strides)
         self.out_type = _check_out_type(out_type, self.trunk, has_maps)
         self.out_indices = _check_out_indices(
             out_indices, len(self.tuner.strides or self.trunk.output_strides), has_maps
         )
+        if not has_maps:
+            self.trunk.stop_after(self.out_indices[-1])
+        self.tuner.attach(self.trunk)
         freeze_all_but(
             self, [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]
         )

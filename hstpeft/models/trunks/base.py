@@ -48,8 +48,8 @@ class Trunk(nn.Module, ABC):
     Attributes:
         identity: Hash of the pre-trained tensors, or ``'random'``.
         embed_dims: Width C of the last block.
-        num_layers: Number of blocks.
-        stage_depths: Blocks of each stage; a ViT is one stage.
+        num_layers: Number of blocks that run.
+        stage_depths: Blocks of each stage that runs; a ViT is one stage.
         stage_dims: Width of each stage.
         patch_size: Pixels (height, width) of a patch.
         grid_size: Grid (h, w) at the image size that the trunk was built for.
@@ -103,6 +103,19 @@ class Trunk(nn.Module, ABC):
         Returns:
             Each tapped output, with whatever tokens the places added.
         """
+
+    @abstractmethod
+    def stop_after(self, output: int) -> None:
+        """Count no block behind an output: it does not run, so nothing is to be built for it."""
+
+    def running_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that have a part in the outputs up to `stop_after`'s."""
+        idle = {id(p) for module in self.idle_modules() for p in module.parameters()}
+        return [p for p in self.parameters() if id(p) not in idle]
+
+    @abstractmethod
+    def idle_modules(self) -> list[nn.Module]:
+        """Return what does not run because of `stop_after`."""
 
     @abstractmethod
     def final_norm(self, tokens: Tensor) -> Tensor:

@@ -97,6 +97,17 @@ class SwinTrunk(Trunk):
                 taps[stage] = tokens
         return taps
 
+    def stop_after(self, output: int) -> None:
+        """Count no block behind stage ``output``."""
+        self.stage_depths = self.stage_depths[: output + 1]
+        self.stage_dims = self.stage_dims[: output + 1]
+        self.num_layers = sum(self.stage_depths)
+
+    def idle_modules(self) -> list[nn.Module]:
+        """Return the stages that do not run, and then the final norm."""
+        stages = list(self.swin.layers[len(self.stage_depths) :])
+        return [*stages, self.swin.norm] if stages else []
+
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block to tokens (..., C)."""
         return apply_norm(self.swin.norm, tokens)

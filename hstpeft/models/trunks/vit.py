@@ -109,6 +109,16 @@ class ViTTrunk(Trunk):
         """Run the blocks up to the last tap."""
         return run_blocks(self.vit.blocks, tokens, places, tap_indices)
 
+    def stop_after(self, output: int) -> None:
+        """Count no block behind block ``output``."""
+        self.num_layers = output + 1
+        self.stage_depths = (self.num_layers,)
+
+    def idle_modules(self) -> list[nn.Module]:
+        """Return the blocks that do not run, and then the final norm."""
+        blocks = list(self.vit.blocks[self.num_layers :])
+        return [*blocks, self.vit.norm] if blocks else []
+
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block to tokens (..., C)."""
         return apply_norm(self.vit.norm, tokens)

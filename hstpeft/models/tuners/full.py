@@ -28,8 +28,8 @@ class FullTuner(Tuner):
             )
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
-        """Return everything."""
-        return list(trunk.parameters())
+        """Return everything that runs."""
+        return trunk.running_parameters()
 
     def merge(self, trunk: Trunk) -> Tuner:
         """The trained trunk is the merged model already."""

@@ -90,7 +90,7 @@ class SA2VPTuner(Tuner):
             self._check_swin(trunk)
             blocks = list(trunk.swin.layers[SWIN_STAGE].blocks)
         else:
-            blocks = list(trunk.vit.blocks)
+            blocks = [trunk.block(index) for index in range(trunk.num_layers)]
         count = len(blocks)
         thirds = sorted({third * count // 3 for third in range(3)})
         self.exchange = _indices('exchange_indices', self.given_exchange, thirds, count)
