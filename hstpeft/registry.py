@@ -4,7 +4,13 @@ Light on purpose: mmengine imports this file when it meets the prefix ``hstpeft.
 ``locations`` only on the first look-up.
 """
 
+from importlib.util import find_spec
+
 from mmengine import registry as root
+
+# A user of mmsegmentation or mmdetection alone does without what builds on mmpretrain.
+_ON_MMPRETRAIN = ['hstpeft.models.heads', 'hstpeft.models.classifiers']
+_MODELS = ['hstpeft.models', *(_ON_MMPRETRAIN if find_spec('mmpretrain') else [])]
 
 DATASETS = root.Registry(
     'dataset', parent=root.DATASETS, scope='hstpeft', locations=['hstpeft.datasets']
@@ -13,7 +19,7 @@ FUNCTIONS = root.Registry(
     'function', parent=root.FUNCTIONS, scope='hstpeft', locations=['hstpeft.engine']
 )
 HOOKS = root.Registry('hook', parent=root.HOOKS, scope='hstpeft', locations=['hstpeft.engine'])
-MODELS = root.Registry('model', parent=root.MODELS, scope='hstpeft', locations=['hstpeft.models'])
+MODELS = root.Registry('model', parent=root.MODELS, scope='hstpeft', locations=_MODELS)
 MODEL_WRAPPERS = root.Registry(
     'model_wrapper', parent=root.MODEL_WRAPPERS, scope='hstpeft', locations=['hstpeft.engine']
 )

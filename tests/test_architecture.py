@@ -183,3 +183,18 @@ def test_every_class_resolves_in_the_scope_of_a_host_without_custom_imports(host
     if 'skip' in answer:
         pytest.skip(f'{host} is not importable here: {answer["skip"]}')
     assert answer['missing'] == []
+
+
+WITHOUT_MMPRETRAIN = """
+import sys
+sys.modules['mmpretrain'] = None
+from hstpeft.registry import MODELS
+assert MODELS.get('hstpeft.TunedBackbone') is not None
+assert MODELS.get('hstpeft.HMAClsHead') is None
+"""
+
+
+def test_a_dense_user_needs_no_mmpretrain():
+    command = [sys.executable, '-W', 'ignore', '-c', WITHOUT_MMPRETRAIN]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

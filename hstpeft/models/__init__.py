@@ -1,8 +1,9 @@
-"""Models of hstpeft; importing this registers them."""
+"""Models of hstpeft; importing this registers them.
+
+Heads and classifiers, which need mmpretrain, are imported by themselves (`hstpeft.registry`).
+"""
 
 from hstpeft.models.backbones import TunedBackbone
-from hstpeft.models.classifiers import HMAClassifier
-from hstpeft.models.heads import HMAClsHead, TwoBranchClsHead
 from hstpeft.models.necks import PooledNorm
 from hstpeft.models.trunks import HVTTrunk, SwinTrunk, Trunk, ViTTrunk
 from hstpeft.models.tuners import (
@@ -19,8 +20,6 @@ __all__ = [
     'ARCTuner',
     'FrozenTuner',
     'FullTuner',
-    'HMAClassifier',
-    'HMAClsHead',
     'HSTTuner',
     'HVTTrunk',
     'MemoryTokensTuner',
@@ -29,7 +28,6 @@ __all__ = [
     'SwinTrunk',
     'Trunk',
     'TunedBackbone',
-    'TwoBranchClsHead',
     'Tuner',
     'ViTTrunk',
 ]

@@ -27,7 +27,7 @@ from torch import Tensor
 from hstpeft.apis import init_model
 from hstpeft.engine.launch import OptionAction
 from hstpeft.errors import UserError, one_line_errors
-from hstpeft.models import HMAClsHead
+from hstpeft.models.heads import HMAClsHead
 
 UNKNOWN = -1
 
