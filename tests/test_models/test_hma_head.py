@@ -244,9 +244,14 @@ def test_wrong_options_are_named(options, words):
         make_head(**options)
 
 
-def test_topk_at_the_limits_is_allowed():
-    make_head(attention_topk=13, batch_attention_at_test=True).train()((batch(6)[0],))
-    make_head(attention_topk=11).eval()((batch(1)[0],))
+@pytest.mark.parametrize(
+    ('topk', 'size', 'at_test'), [(13, 6, True), (11, 1, False)], ids=['coupled', 'alone']
+)
+def test_topk_at_the_limits_is_allowed(topk, size, at_test):
+    head = make_head(attention_topk=topk, batch_attention_at_test=at_test).eval()
+    _, weights = head.read((batch(size)[0],))
+    for row in weights.values():
+        assert (row > 0).sum(dim=-1).eq(min(topk, row.shape[-1])).all()
 
 
 def test_topk_above_the_keys_of_a_small_batch_is_named_when_it_happens():
