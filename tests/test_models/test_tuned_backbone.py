@@ -23,6 +23,14 @@ from tests.conftest import (
 )  # fmt: skip
 
 FROZEN = dict(type='hstpeft.FrozenTuner')
+SWIN = dict(
+    type='hstpeft.SwinTrunk',
+    arch='swin_tiny_patch4_window7_224',
+    arch_options=dict(
+        img_size=32, patch_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(2, 2, 2, 4),
+        window_size=4,
+    ),
+)  # fmt: skip
 SIZES = [(32, 32), (33, 47), (8, 8), (9, 64), (31, 8)]
 
 
@@ -86,6 +94,34 @@ def test_out_indices_pick_hst_maps(indices, picked):
     every = build(backbone_config()).eval()(image)
     some = build(backbone_config(out_indices=indices)).eval()(image)
     assert all(a.equal(every[i]) for a, i in zip(some, picked, strict=True))
+
+
+@pytest.mark.parametrize(
+    'options, channels, strides',
+    [
+        (dict(), (8, 12, 12, 16), ((4, 4), (8, 8), (16, 16), (32, 32))),
+        (dict(out_indices=(-3, 3)), (12, 16), ((8, 8), (32, 32))),
+        (dict(tuner=FROZEN, out_type='featmap', out_indices=2), (32,), ((8, 8),)),
+        (dict(tuner=FROZEN, out_type='avg_featmap', out_indices=(0, 1)), (32, 32), ()),
+        (
+            dict(trunk=SWIN, tuner=FROZEN, out_type='avg_featmap', out_indices=(1, 3)),
+            (32, 128),
+            (),
+        ),
+        (
+            dict(trunk=SWIN, tuner=FROZEN, out_type='featmap', out_indices=(0, 2)),
+            (16, 64),
+            ((2, 2), (8, 8)),
+        ),
+    ],
+)
+def test_the_declared_widths_and_strides_are_those_of_the_outputs(options, channels, strides):
+    backbone = build(backbone_config(**options)).eval()
+    assert (backbone.out_channels, backbone.out_strides) == (channels, strides)
+    outputs = backbone(images(1, 3, 40, 27))
+    assert tuple(x.shape[1] for x in outputs) == channels
+    cells = [(math.ceil(40 / rows), math.ceil(27 / columns)) for rows, columns in strides]
+    assert [tuple(x.shape[2:]) for x in outputs if x.ndim == 4] == cells
 
 
 @pytest.mark.parametrize('size', [(32, 32), (27, 44)])
@@ -153,7 +189,9 @@ def test_a_class_token_of_a_trunk_without_one_is_refused():
         (dict(out_indices=(0, 4)), r'out_indices \(0, 4\).*0 to 3'),
         (dict(out_indices=(2, 1)), r'out_indices \(2, 1\)'),
         (dict(out_indices=()), 'out_indices'),
-        (dict(tuner=FROZEN, out_indices=(-5,)), 'out_indices'),
+        (dict(out_indices=(4,)), r'\(4,\).*-4 to -1.*4 maps, at strides 4, 8, 16, 32'),
+        (dict(tuner=FROZEN, out_indices=(-5,)), r'\(-5,\).*0 to 3.*4 blocks of the trunk'),
+        (dict(trunk=SWIN, tuner=FROZEN, out_indices=4), r'\(4,\).*4 stages of the trunk'),
         (dict(tuner=hst_config(side_dims=(8, 8, 8))), r'side_dims \(8, 8, 8\)'),
         (dict(tuner=hst_config(side_heads=(2, 2, 2, 3))), 'side_heads 3.*16'),
         (dict(tuner=hst_config(num_meta_tokens=0)), 'num_meta_tokens 0'),

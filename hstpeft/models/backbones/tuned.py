@@ -38,8 +38,13 @@ class TunedBackbone(BaseModule):
             that the trunk has. HST always gives its maps.
         out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32), blocks (ViT)
             or stages (Swin; default the last) to return, in order; negative ones count from
-            the end.
+            the end. A single number is a sequence of one.
         init_cfg: Must be None: the trunk's weights come through ``trunk.weights``.
+
+    Attributes:
+        out_channels: Width of each entry of the output: the ``in_channels`` of what reads it.
+        out_strides: Pixels (height, width) of a cell of each map; empty if the outputs are no
+            maps (``cls_token``, ``avg_featmap``, ``raw``).
 
     Raises:
         UserError: An argument is wrong; names it, its value and the remedy.
@@ -50,7 +55,7 @@ class TunedBackbone(BaseModule):
         trunk: dict,
         tuner: dict,
         out_type: str | None = None,
-        out_indices: Sequence[int] | None = None,
+        out_indices: Sequence[int] | int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         if init_cfg is not None:
@@ -69,9 +74,8 @@ class TunedBackbone(BaseModule):
             )
         has_maps = bool(self.tuner.strides)
         self.out_type = _check_out_type(out_type, self.trunk, has_maps)
-        self.out_indices = _check_out_indices(
-            out_indices, len(self.tuner.strides or self.trunk.output_strides), has_maps
-        )
+        self.out_indices = _check_out_indices(out_indices, self.trunk, self.tuner)
+        self.out_channels, self.out_strides = self._declare_outputs()
         if not has_maps:
             self.trunk.stop_after(self.out_indices[-1])
         self.tuner.attach(self.trunk)
@@ -100,10 +104,8 @@ class TunedBackbone(BaseModule):
             read = self.tuner.tap_indices(self.trunk)
             taps = self.tuner.run(self.trunk, tokens, grid, read)
             maps = self.tuner.maps(padded, taps, grid, self.trunk.num_prefix_tokens)
-            return tuple(
-                _crop(maps[index], image, (self.tuner.strides[index],) * 2)
-                for index in self.out_indices
-            )
+            chosen = [maps[index] for index in self.out_indices]
+            return tuple(_crop(*pair, image) for pair in zip(chosen, self.out_strides, strict=True))
         taps = self.tuner.run(self.trunk, tokens, grid, self.out_indices)
         return tuple(self._format(index, taps[index], image, grid) for index in self.out_indices)
 
@@ -113,6 +115,16 @@ class TunedBackbone(BaseModule):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to set: the load hook has compared the identity with the trunk's."""
+
+    def _declare_outputs(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Return the width and the stride of each output, for whoever reads the maps."""
+        dims = self.tuner.map_dims or self.trunk.output_dims
+        strides = [(s, s) for s in self.tuner.strides] or self.trunk.output_strides
+        are_maps = self.tuner.strides or self.out_type == 'featmap'
+        return (
+            tuple(dims[index] for index in self.out_indices),
+            tuple(strides[index] for index in self.out_indices) if are_maps else (),
+        )
 
     def _pad(self, image: Tensor) -> Tensor:
         """Pad right and bottom with zeros, once for trunk and side network alike."""
@@ -138,7 +150,7 @@ class TunedBackbone(BaseModule):
             tokens = tokens[: len(image)]
             if self.out_type == 'raw':
                 return tokens
-            return _crop(self.trunk.to_map(tokens, grid), image, self.trunk.output_strides[index])
+            return _crop(self.trunk.to_map(tokens, grid), self.trunk.output_strides[index], image)
         vector = tokens[:, 0] if self.out_type == 'cls_token' else self.trunk.pool(tokens)
         branches = vector.split(len(image))
         return list(branches) if self.tuner.num_branches > 1 else vector
@@ -160,7 +172,7 @@ def _build(part: str, cfg: dict) -> nn.Module:
     return kind(**options)
 
 
-def _crop(x: Tensor, image: Tensor, stride: tuple[int, int]) -> Tensor:
+def _crop(x: Tensor, stride: tuple[int, int], image: Tensor) -> Tensor:
     """Cut a map to the cells that the unpadded image touches."""
     height, width = (math.ceil(n / s) for n, s in zip(image.shape[-2:], stride, strict=True))
     return x[..., :height, :width]
@@ -179,13 +191,21 @@ def _check_out_type(out_type: str | None, trunk: Trunk, has_maps: bool) -> str:
 
 
 def _check_out_indices(
-    indices: Sequence[int] | None, count: int, has_maps: bool
+    indices: Sequence[int] | int | None, trunk: Trunk, tuner: Tuner
 ) -> tuple[int, ...]:
+    """Return the indices counted from 0; all maps of the tuner, or the trunk's last output."""
+    count = len(tuner.strides or trunk.output_strides)
     if indices is None:
-        return tuple(range(count)) if has_maps else (count - 1,)
-    positive = [index + count if index < 0 else index for index in indices]
+        return tuple(range(count)) if tuner.strides else (count - 1,)
+    given = (indices,) if isinstance(indices, int) else tuple(indices)
+    positive = [index + count if index < 0 else index for index in given]
     if not positive or min(positive) < 0 or max(positive) >= count or positive != sorted(positive):
+        what = f'each of the {count} {trunk.output_kind}s of the trunk has an output'
+        if tuner.strides:
+            strides = ', '.join(map(str, tuner.strides))
+            what = f'{type(tuner).__name__} gives {count} maps, at strides {strides}'
         raise UserError(
-            f'backbone.out_indices {tuple(indices)} must be rising numbers from 0 to {count - 1}'
+            f'backbone.out_indices {given} must be rising numbers from 0 to {count - 1}, or from '
+            f'-{count} to -1 counted from the end: {what}'
         )
     return tuple(positive)

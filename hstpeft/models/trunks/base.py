@@ -54,8 +54,9 @@ class Trunk(nn.Module, ABC):
         patch_size: Pixels (height, width) of a patch.
         grid_size: Grid (h, w) at the image size that the trunk was built for.
         pixel_multiple: Image sides (height, width) must be multiples of these.
-        output_strides: Pixels (height, width) of a cell of each output that can be tapped: an
-            output a block (ViT) or a stage (Swin).
+        output_kind: What each output that can be tapped belongs to: a ``block`` or a ``stage``.
+        output_dims: Width of each output.
+        output_strides: Pixels (height, width) of a cell of each output.
         num_prefix_tokens: Tokens P before the patches (class and register tokens).
         out_types: Forms of an output that exist, the usual one first.
         out_type_note: Why the other forms do not exist.
@@ -72,6 +73,8 @@ class Trunk(nn.Module, ABC):
     patch_size: tuple[int, int]
     grid_size: tuple[int, int]
     pixel_multiple: tuple[int, int]
+    output_kind: str = 'block'
+    output_dims: tuple[int, ...]
     output_strides: tuple[tuple[int, int], ...]
     num_prefix_tokens: int
     out_types: tuple[str, ...]

@@ -101,6 +101,7 @@ class HVTTrunk(Trunk):
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
         self.patch_size, self.pixel_multiple = self.vit.patch_embed.patch_size, (1, 1)
         self.grid_size = self.vit.patch_embed.grid_size
+        self.output_dims = (self.embed_dims,) * self.num_layers
         self.output_strides = (self.patch_size,) * self.num_layers
         self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # DeiT's recipe
         self.pool_kernel_size, self.pool_stride = pool_kernel_size, pool_stride

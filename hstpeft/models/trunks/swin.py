@@ -42,6 +42,7 @@ class SwinTrunk(Trunk):
     """
 
     num_prefix_tokens = 0
+    output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')
     out_type_note = 'a Swin has no class token'
 
@@ -61,6 +62,7 @@ class SwinTrunk(Trunk):
         self.num_layers, self.embed_dims = sum(self.stage_depths), self.stage_dims[-1]
         self.patch_size = self.swin.patch_embed.patch_size
         self.grid_size = self.swin.patch_embed.grid_size
+        self.output_dims = self.stage_dims
         self.output_strides = tuple(
             (self.patch_size[0] * 2**stage, self.patch_size[1] * 2**stage)
             for stage in range(len(self.stage_depths))

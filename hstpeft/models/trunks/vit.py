@@ -63,6 +63,7 @@ class ViTTrunk(Trunk):
         self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
         self.patch_size = self.pixel_multiple = self.vit.patch_embed.patch_size
+        self.output_dims = (self.embed_dims,) * self.num_layers
         self.output_strides = (self.patch_size,) * self.num_layers
         self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.out_types = ('cls_token', 'avg_featmap', 'featmap', 'raw')

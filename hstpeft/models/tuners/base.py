@@ -25,12 +25,14 @@ class Tuner(nn.Module, ABC):
         pixel_multiple: Image sides must be multiples of this, on top of the trunk's own.
         strides: Strides of the maps that the tuner makes itself (side network); empty for a
             tuner whose outputs are the trunk's tokens.
+        map_dims: Width of each of these maps.
         num_branches: Sequences that `run` returns, stacked over the batch, the image's first.
     """
 
     trunk_types: tuple[type[Trunk], ...] = (Trunk,)
     pixel_multiple: int = 1
     strides: tuple[int, ...] = ()
+    map_dims: tuple[int, ...] = ()
     num_branches: int = 1
 
     @property

@@ -66,6 +66,7 @@ class HSTTuner(Tuner):
         if num_meta_tokens < 1:
             raise UserError(f'tuner.num_meta_tokens {num_meta_tokens} must be at least 1')
         self.side_dims, self.side_heads = tuple(side_dims), tuple(side_heads)
+        self.map_dims = self.side_dims
         self.side_depths = None if side_depths is None else tuple(side_depths)
         self.given_taps = None if tap_indices is None else tuple(tap_indices)
         self.num_meta_tokens = num_meta_tokens
