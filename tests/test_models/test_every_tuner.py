@@ -44,6 +44,10 @@ TUNERS = {
     'hst': (conftest.hst_config(), ('vit',)),
     'arc': (dict(type='hstpeft.ARCTuner', adapter_dims=4), ('vit', 'swin', 'hvt')),
     'arc-att': (dict(type='hstpeft.ARCTuner', positions=['attention']), ('vit', 'swin', 'hvt')),
+    'lora': (
+        dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc1', 'fc2'], rank=2),
+        ('vit', 'swin', 'hvt'),
+    ),
     'sa2vp': (dict(type='hstpeft.SA2VPTuner', inner_dims=4), ('vit', 'swin')),
     'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
     'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ('vit',)),

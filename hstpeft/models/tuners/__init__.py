@@ -5,6 +5,7 @@ from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.models.tuners.full import FullTuner
 from hstpeft.models.tuners.hst import HSTTuner
+from hstpeft.models.tuners.lora import LoRATuner
 from hstpeft.models.tuners.memory_tokens import MemoryTokensTuner
 from hstpeft.models.tuners.sa2vp import SA2VPTuner
 
@@ -13,6 +14,7 @@ __all__ = [
     'FrozenTuner',
     'FullTuner',
     'HSTTuner',
+    'LoRATuner',
     'MemoryTokensTuner',
     'SA2VPTuner',
     'Tuner',
