@@ -11,6 +11,7 @@ from torch.distributed import init_process_group as _init
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hstpeft.errors import UserError
 from hstpeft.registry import MODEL_WRAPPERS
 
 
@@ -47,7 +48,8 @@ class DeviceAwareDDP(MMDistributedDataParallel):
         module: The model, on its device.
         device_ids: Ignored on the CPU, where torch allows none.
         sync_bn: Let every BatchNorm use the statistics of the whole global batch. Then N
-            processes train the same model as one.
+            processes train the same model as one. An `nn.SyncBatchNorm` does so anyway, on a
+            CPU too.
         kwargs: Options of mmengine's `MMDistributedDataParallel`.
     """
 
@@ -59,8 +61,11 @@ class DeviceAwareDDP(MMDistributedDataParallel):
         **kwargs,
     ) -> None:
         on_gpu = torch.cuda.is_available()
-        if sync_bn:
-            module = nn.SyncBatchNorm.convert_sync_batchnorm(module) if on_gpu else _synced(module)
+        if sync_bn and on_gpu:
+            module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        elif not on_gpu:
+            # torch's own SyncBatchNorm, which a config can ask for, refuses to train on a CPU.
+            module = _synced(module, _BatchNorm if sync_bn else nn.SyncBatchNorm)
         if on_gpu:
             kwargs['device_ids'] = device_ids or [int(os.environ.get('LOCAL_RANK', 0))]
         kwargs.setdefault('broadcast_buffers', False)
@@ -77,32 +82,50 @@ class CPUSyncBatchNorm(_BatchNorm):
         """Normalise x (B, C, ...) with the statistics of all processes' x."""
         if not self.training:
             return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums and counts need it
         axes = [0, *range(2, x.dim())]
-        count = x.new_full((1,), x.numel() / x.shape[1])
-        sums = torch.cat([x.sum(axes), count])
-        sums = all_reduce(sums)
+        count = wide.new_full((1,), x.numel() / x.shape[1])
+        sums = all_reduce(torch.cat([wide.sum(axes), count]))
         mean, total = sums[:-1] / sums[-1], sums[-1].detach()
+        if total < 2:
+            raise UserError(
+                f'a BatchNorm in training has 1 value a channel in all processes (input '
+                f'{tuple(x.shape)}): give larger batches or images, or another norm'
+            )
         shape = [1, -1] + [1] * (x.dim() - 2)
-        centred = x - mean.view(shape)
+        centred = wide - mean.view(shape)
         variance = all_reduce(centred.square().sum(axes)) / total
-        with torch.no_grad():
-            momentum = self.momentum
-            self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * total / (total - 1), momentum)
-        x = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.track_running_stats:
+            self._track(mean.detach(), (variance * total / (total - 1)).detach())
+        out = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
-            x = x * self.weight.view(shape) + self.bias.view(shape)
-        return x
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch; without momentum, average all."""
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-def _synced(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm by one that is synced over processes, keeping its tensors."""
-    if isinstance(module, _BatchNorm):
-        synced = CPUSyncBatchNorm(module.num_features, module.eps, module.momentum, module.affine)
+def _synced(module: nn.Module, kind: type[_BatchNorm] = _BatchNorm) -> nn.Module:
+    """Replace every BatchNorm of a kind by one synced over processes, keeping its tensors."""
+    if isinstance(module, kind):
+        synced = CPUSyncBatchNorm(
+            module.num_features,
+            module.eps,
+            module.momentum,
+            module.affine,
+            module.track_running_stats,
+        )
         synced.train(module.training)
         synced._parameters, synced._buffers = module._parameters, module._buffers
         return synced
     for name, child in module.named_children():
-        setattr(module, name, _synced(child))
+        setattr(module, name, _synced(child, kind))
     return module

@@ -1,13 +1,16 @@
 """BatchNorm over two processes equals BatchNorm over the joint batch (gloo, no GPU)."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from hstpeft.engine.distributed import CPUSyncBatchNorm, _synced
+from hstpeft.engine.distributed import CPUSyncBatchNorm, DeviceAwareDDP, _synced
+from hstpeft.errors import UserError
 from tests import tiny
 
 WORLD, BATCH = 2, 6
@@ -37,23 +40,27 @@ def train_step(model: nn.Module, x: torch.Tensor, weight: torch.Tensor) -> dict[
     return {**results, **dict(model.named_buffers())}
 
 
-def one_rank(rank: int, folder) -> None:
+def joint_rank(rank: int, folder: Path, target: Callable[[int], dict]) -> None:
+    """Save what one of two gloo processes found."""
     dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=WORLD)
-    part = slice(rank * BATCH, (rank + 1) * BATCH)
-    results = train_step(_synced(make_model()), *(tensor[part] for tensor in data()))
-    torch.save(results, folder / f'{rank}.pth')
+    torch.save(target(rank), folder / f'{rank}.pth')
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
-def test_two_processes_equal_the_joint_batch(tmp_path):
-    codes = tiny.run_processes(
-        [(one_rank, rank, tmp_path) for rank in range(WORLD)], tmp_path / 'log'
-    )
-    assert codes == [0] * WORLD, (tmp_path / 'log').read_text()
-    parts = [tiny.load(tmp_path / f'{rank}.pth') for rank in range(WORLD)]
-    expected = train_step(make_model(), *data())
-    assert '0.running_var' in expected and '2.running_mean' in expected
+def converted(rank: int) -> dict[str, torch.Tensor]:
+    part = slice(rank * BATCH, (rank + 1) * BATCH)
+    return train_step(_synced(make_model()), *(tensor[part] for tensor in data()))
+
+
+def run_two(target: Callable[[int], dict], folder: Path) -> list[dict]:
+    calls = [(joint_rank, rank, folder, target) for rank in range(WORLD)]
+    codes = tiny.run_processes(calls, folder / 'log')
+    assert codes == [0] * WORLD, (folder / 'log').read_text()
+    return [tiny.load(folder / f'{rank}.pth') for rank in range(WORLD)]
+
+
+def assert_joint(parts: list[dict], expected: dict[str, torch.Tensor]) -> None:
+    """Compare the results of two processes with those of the joint batch."""
     for name, value in expected.items():
         first, second = (part[name] for part in parts)
         if name in ('output', 'input gradient'):
@@ -64,6 +71,68 @@ def test_two_processes_equal_the_joint_batch(tmp_path):
             assert first.equal(second)
             got = first
         torch.testing.assert_close(got, value, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_the_joint_batch(tmp_path):
+    expected = train_step(make_model(), *data())
+    assert '0.running_var' in expected and '2.running_mean' in expected
+    assert_joint(run_two(converted, tmp_path), expected)
+
+
+def host_model(norm: type[nn.Module]) -> nn.Module:
+    """A backbone's plain BatchNorm, and a head with a synced one, as configs of hosts ask for."""
+    torch.manual_seed(0)
+    options = dict(momentum=None), dict(track_running_stats=False), dict(momentum=0.3)
+    head = nn.Sequential(*(norm(4, **option) for option in options), nn.Flatten())
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    return nn.ModuleDict(dict(backbone=nn.BatchNorm2d(4), head=head)).double()
+
+
+def wrapped(rank: int) -> dict:
+    """Train the head, at one value a channel and process, in the wrapper that the tools use."""
+    model = DeviceAwareDDP(host_model(nn.SyncBatchNorm), find_unused_parameters=True).module
+    kinds = [type(model['backbone']).__name__, *(type(m).__name__ for m in model['head'])]
+    x, weight = (tensor[rank : rank + 1] for tensor in single_values())
+    return {**train_step(model['head'], x, weight), 'kinds': kinds}
+
+
+def single_values() -> tuple[torch.Tensor, torch.Tensor]:
+    x, weight = data()
+    return x[:WORLD, :, :1, :1].clone(), weight[:WORLD, :4]
+
+
+@pytest.mark.slow
+def test_a_sync_bn_of_a_config_works_on_cpus_at_one_value_a_process(tmp_path):
+    """torch's own refuses CPU tensors; the plain BatchNorm stays as it is."""
+    parts = run_two(wrapped, tmp_path)
+    kinds = [part.pop('kinds') for part in parts]
+    assert kinds == [['BatchNorm2d', *['CPUSyncBatchNorm'] * 3, 'Flatten']] * WORLD
+    expected = train_step(host_model(nn.BatchNorm2d)['head'], *single_values())
+    assert_joint(parts, expected)
+
+
+def single_process(rank: int) -> dict:
+    """What one value in all processes gives, and half precision."""
+    dist.destroy_process_group()  # each is now the only process of a world of its own
+    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+    with pytest.raises(UserError) as refusal:
+        CPUSyncBatchNorm(3)(torch.ones(1, 3, 1, 1))
+    x = torch.randn(7, 3, 31, 31) + 2
+    half, full = CPUSyncBatchNorm(3), nn.BatchNorm2d(3)
+    output = half(x.bfloat16())
+    error = (output.float() - full(x.bfloat16().float())).abs().max()
+    spread = (half.running_var - full.running_var).abs().max()
+    return dict(message=str(refusal.value), dtype=str(output.dtype), error=error, spread=spread)
+
+
+@pytest.mark.slow
+def test_one_value_in_all_is_refused_and_half_precision_counts_right(tmp_path):
+    for found in run_two(single_process, tmp_path):
+        assert '(1, 3, 1, 1)' in found['message'] and 'larger batches' in found['message']
+        assert found['dtype'] == 'torch.bfloat16'
+        assert found['error'] < 0.02 and found['spread'] < 1e-4
 
 
 def test_converted_norms_keep_tensors_options_and_evaluation():

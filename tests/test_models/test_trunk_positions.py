@@ -1,5 +1,7 @@
 """Position embeddings follow the image; precision and identity of a trunk."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -129,6 +131,51 @@ def test_the_cache_follows_newly_loaded_weights():
     after = trunk.embed(image)[0]
     assert not after.equal(before)
     assert after.equal(other.embed(image)[0])
+
+
+def test_of_a_frozen_position_embedding_the_16_grids_met_last_are_kept(calls):
+    trunk = frozen_trunk()
+    sizes = [(8 * n, 8 * (n % 3 + 1)) for n in range(1, 18)]  # 17 grids, most of them not square
+    for size in sizes:
+        trunk.embed(images(1, 3, *size))
+        trunk.embed(images(1, 3, 24, 8))  # the third, met again and again
+    assert calls == [(h // 8, w // 8) for h, w in [sizes[0], (24, 8), *sizes[1:2], *sizes[3:]]]
+    calls.clear()
+    for size in [(24, 8), *sizes[3:], sizes[1]]:
+        trunk.embed(images(1, 3, *size))
+    assert calls == []
+    trunk.embed(images(1, 3, *sizes[0]))  # the one that had to go
+    assert len(calls) == 1
+
+
+def test_grids_of_equal_length_are_not_mixed_up():
+    trunk = frozen_trunk()
+    for size in ((16, 64), (64, 16), (16, 64), (64, 16)):
+        part, grid = position_part(trunk, images(1, 3, *size))
+        expected = resized(vit_weights()['pos_embed'], (4, 4), grid)
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('replace', [dict(), dict(assign=True)], ids=['in place', 'assigned'])
+def test_the_cache_of_a_copy_follows_the_weights_of_the_copy(replace):
+    trunk, image = frozen_trunk(), images(1, 3, 24, 40)
+    other = make_trunk(vit_weights(seed=9)).requires_grad_(False)
+    before = trunk.embed(image)[0]
+    trunk_copy = copy.deepcopy(trunk)
+    # Loading counts the version of the copied tensor up to where the original's was.
+    for _ in range(trunk.vit.pos_embed._version + 1):
+        trunk_copy.load_state_dict(other.state_dict(), **replace)
+        assert trunk_copy.requires_grad_(False).embed(image)[0].equal(other.embed(image)[0])
+    assert trunk.embed(image)[0].equal(before)
+
+
+def test_what_inference_mode_cached_can_be_trained_with():
+    trunk, image = frozen_trunk(), images(1, 3, 24, 40)
+    with torch.inference_mode():
+        trunk.embed(image)
+    trunk.vit.cls_token.requires_grad_(True)
+    trunk.embed(image)[0].square().sum().backward()
+    assert trunk.vit.cls_token.grad.abs().max() > 0
 
 
 def test_the_cache_follows_the_dtype():

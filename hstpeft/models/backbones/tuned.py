@@ -39,6 +39,9 @@ class TunedBackbone(BaseModule):
         out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32), blocks (ViT)
             or stages (Swin; default the last) to return, in order; negative ones count from
             the end. A single number is a sequence of one.
+        with_cp: Activation checkpointing: the backward pass runs each block of the trunk and of
+            the side network again instead of keeping what happens in it. Same outputs and
+            gradients, much less memory, about a third more time.
         init_cfg: Must be None: the trunk's weights come through ``trunk.weights``.
 
     Attributes:
@@ -56,6 +59,7 @@ class TunedBackbone(BaseModule):
         tuner: dict,
         out_type: str | None = None,
         out_indices: Sequence[int] | int | None = None,
+        with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         if init_cfg is not None:
@@ -78,6 +82,7 @@ class TunedBackbone(BaseModule):
         self.out_channels, self.out_strides = self._declare_outputs()
         if not has_maps:
             self.trunk.stop_after(self.out_indices[-1])
+        self.trunk.with_cp = self.tuner.with_cp = with_cp
         self.tuner.attach(self.trunk)
         freeze_all_but(
             self, [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]

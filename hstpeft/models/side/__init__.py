@@ -1,5 +1,6 @@
 """The side network of Hierarchical Side-Tuning."""
 
 from hstpeft.models.side.network import SideNetwork
+from hstpeft.models.side.stem import STEM_NORMS
 
-__all__ = ['SideNetwork']
+__all__ = ['STEM_NORMS', 'SideNetwork']

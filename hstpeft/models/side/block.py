@@ -69,10 +69,24 @@ class SideBlock(nn.Module):
     """Attention to meta tokens and mean, injection of the trunk's patches, MLP.
 
     ``x + attn(LN(x), keys)``, then ``+ patches``, then ``x + mlp(LN(x))``.
+
+    Args:
+        dims: D.
+        num_heads: h.
+        mlp_ratio: Hidden width of the MLP over D.
+        drop_path_rate: Drop path of both branches.
+        qkv_bias: Whether query, key and value of the attention have a bias.
+        with_cp: Whether the stage runs the whole block again in the backward pass.
     """
 
     def __init__(
-        self, dims: int, num_heads: int, mlp_ratio: float, drop_path_rate: float, qkv_bias: bool
+        self,
+        dims: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        qkv_bias: bool,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         hidden = int(dims * mlp_ratio)
@@ -81,6 +95,7 @@ class SideBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dims, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(dims, hidden), nn.GELU(), nn.Linear(hidden, dims))
         self.drop_path = DropPath(drop_path_rate)
+        self.with_cp = with_cp
 
     def forward(self, x: Tensor, meta: Tensor, patches: Tensor) -> Tensor:
         """Update side tokens.
@@ -92,6 +107,8 @@ class SideBlock(nn.Module):
         """
         keys = torch.cat([meta, patches.mean(dim=1, keepdim=True)], dim=1)
         x = x + self.drop_path(self.attn(self.norm1(x), keys)) + patches
+        if self.with_cp:
+            return x + self.drop_path(self._mlp(x))
         # The MLP is cheap to run again and would keep nine maps of width D for the backward pass.
         branch = checkpoint(self._mlp, x, use_reentrant=False, preserve_rng_state=False)
         return x + self.drop_path(branch)

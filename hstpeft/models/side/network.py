@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hstpeft.models.side.block import SideBlock
 from hstpeft.models.side.bridge import Bridge
@@ -25,6 +26,7 @@ class SideStage(nn.Module):
         drop_path_rates: One rate a side block.
         mlp_ratio: Hidden width of the MLPs over D.
         qkv_bias: Whether query, key and value of the cross-attention have a bias.
+        with_cp: Whether the backward pass runs bridge and block again.
     """
 
     def __init__(
@@ -36,14 +38,17 @@ class SideStage(nn.Module):
         drop_path_rates: Sequence[float],
         mlp_ratio: float,
         qkv_bias: bool,
+        with_cp: bool,
     ) -> None:
         super().__init__()
         self.embed = embed
         self.bridge = Bridge(trunk_dims, dims)
         self.meta_norms = nn.ModuleList(nn.LayerNorm(dims) for _ in drop_path_rates)
         self.blocks = nn.ModuleList(
-            SideBlock(dims, num_heads, mlp_ratio, rate, qkv_bias) for rate in drop_path_rates
+            SideBlock(dims, num_heads, mlp_ratio, rate, qkv_bias, with_cp)
+            for rate in drop_path_rates
         )
+        self.with_cp = with_cp
         self.norm = nn.LayerNorm(dims, eps=1e-6)
 
     def forward(
@@ -56,9 +61,16 @@ class SideStage(nn.Module):
     ) -> Tensor:
         """Map from before (B, _, _, _) and one tap (B, M + P + N, C) a block -> (B, D, H, W)."""
         x, size = self.embed(x)
-        for tap, meta_norm, block in zip(taps, self.meta_norms, self.blocks, strict=True):
+
+        def inject(x: Tensor, tap: Tensor, meta_norm: nn.Module, block: nn.Module) -> Tensor:
             meta, patches = self.bridge(tap, grid, size, num_meta, num_prefix)
-            x = block(x, meta_norm(meta), patches)
+            return block(x, meta_norm(meta), patches)
+
+        for arguments in zip(taps, self.meta_norms, self.blocks, strict=True):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(inject, x, *arguments, use_reentrant=False)
+            else:
+                x = inject(x, *arguments)
         return self.norm(x).transpose(1, 2).unflatten(2, size)
 
 
@@ -73,6 +85,8 @@ class SideNetwork(nn.Module):
         drop_path_rate: Drop path of the last side block, growing linearly from 0 over all.
         mlp_ratio: Hidden width of the MLPs over D.
         qkv_bias: Whether query, key and value of the cross-attention have a bias.
+        stem_norm: One of `STEM_NORMS`.
+        with_cp: Whether the backward pass runs the side blocks again, see `TunedBackbone`.
     """
 
     def __init__(
@@ -84,15 +98,17 @@ class SideNetwork(nn.Module):
         drop_path_rate: float = 0.0,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        stem_norm: str = 'BN',
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         rates = torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist()
-        embeds = [Stem(dims[0]), *map(Downsample, dims[:-1], dims[1:])]
+        embeds = [Stem(dims[0], stem_norm), *map(Downsample, dims[:-1], dims[1:])]
         self.stages = nn.ModuleList()
         for embed, dim, num_heads, depth in zip(embeds, dims, heads, depths, strict=True):
             own, rates = rates[:depth], rates[depth:]
             self.stages.append(
-                SideStage(embed, trunk_dims, dim, num_heads, own, mlp_ratio, qkv_bias)
+                SideStage(embed, trunk_dims, dim, num_heads, own, mlp_ratio, qkv_bias, with_cp)
             )
         self.apply(_init)
 

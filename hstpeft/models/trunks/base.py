@@ -20,7 +20,12 @@ class BlockPlaces(Protocol):
 
     Tokens are (B, L, C) in a ViT and (B, h, w, C) in a Swin. ``index`` counts the blocks of the
     whole trunk.
+
+    Attributes:
+        num_front_tokens: Tokens that `before_block` puts in front of the prefix tokens.
     """
+
+    num_front_tokens: int
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Change the residual stream at the entry of a block."""
@@ -61,6 +66,8 @@ class Trunk(nn.Module, ABC):
         out_types: Forms of an output that exist, the usual one first.
         out_type_note: Why the other forms do not exist.
         frozen_dtype: What the frozen parameters are held in.
+        with_cp: Whether the backward pass runs each block again instead of keeping what happens
+            in it; set by the backbone.
         mean: Channel means that the weights expect, in 0..1.
         std: Channel deviations that the weights expect, in 0..1.
     """
@@ -80,6 +87,7 @@ class Trunk(nn.Module, ABC):
     out_types: tuple[str, ...]
     out_type_note: str = ''
     frozen_dtype: torch.dtype
+    with_cp: bool = False
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -94,7 +102,11 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def run(
-        self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
+        self,
+        tokens: Tensor,
+        places: BlockPlaces,
+        tap_indices: Collection[int],
+        grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
         """Run the blocks up to the last tap.
 
@@ -102,6 +114,7 @@ class Trunk(nn.Module, ABC):
             tokens: From `embed`.
             places: Acts at the named places of every block.
             tap_indices: Outputs that are wanted: blocks (ViT) or stages (Swin).
+            grid: (h, w) from `embed`; a ViT with windows needs it.
 
         Returns:
             Each tapped output, with whatever tokens the places added.

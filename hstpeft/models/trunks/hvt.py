@@ -133,11 +133,17 @@ class HVTTrunk(Trunk):
         return self.vit.pos_drop(patches + self.vit.pos_embed), self.grid_size
 
     def run(
-        self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
+        self,
+        tokens: Tensor,
+        places: BlockPlaces,
+        tap_indices: Collection[int],
+        grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
         """Run the blocks up to the last tap, pooling at the end of some."""
         pools = {index: lambda x, i=index: self._pool(i, x) for index in self.pool_indices}
-        return run_blocks(self.vit.blocks, tokens, places, tap_indices, pools)
+        return run_blocks(
+            self.vit.blocks, tokens, places, tap_indices, pools=pools, with_cp=self.with_cp
+        )
 
     def stop_after(self, output: int) -> None:
         """Count no block behind block ``output``."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
 from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
-from hstpeft.models.trunks.blocks import apply_norm
+from hstpeft.models.trunks.blocks import apply_norm, run_maybe_twice
 from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
 from hstpeft.models.trunks.weights import fill, read_weights
@@ -86,14 +86,19 @@ class SwinTrunk(Trunk):
         return tokens, tuple(tokens.shape[1:3])
 
     def run(
-        self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
+        self,
+        tokens: Tensor,
+        places: BlockPlaces,
+        tap_indices: Collection[int],
+        grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
         """Run the stages up to the last tapped one; the one block loop of this trunk family."""
         taps, index = {}, 0
         for stage, layer in enumerate(self.swin.layers[: max(tap_indices) + 1]):
             tokens = layer.downsample(tokens)
             for block in layer.blocks:
-                tokens = run_block(block, index, tokens, places)
+                arguments = (block, index, tokens, places)
+                tokens = run_maybe_twice(run_block, *arguments, with_cp=self.with_cp)
                 index += 1
             if stage in tap_indices:
                 taps[stage] = tokens

@@ -3,7 +3,8 @@
 Shapes: B batch, P prefix tokens, N = h * w patches, C trunk width, H W pixels, h w grid.
 """
 
-from collections.abc import Collection, Mapping
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -20,6 +21,7 @@ from hstpeft.models.trunks.blocks import apply_norm, run_blocks
 from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
 from hstpeft.models.trunks.weights import fill_vit, read_weights
+from hstpeft.models.trunks.windows import mix_in_windows
 from hstpeft.registry import MODELS
 
 
@@ -40,6 +42,10 @@ class ViTTrunk(Trunk):
             trains stays float32.
         mlp_drop_rate: Dropout inside the MLPs alone (``proj_drop_rate`` of ``arch_options`` drops
             after the attention too).
+        window_size: Patches a side of a window, for large images; 0 = every patch reads the whole
+            image. In a window a patch reads the patches of its window and all tokens that are no
+            patches, which themselves read everything (https://arxiv.org/abs/2203.16527).
+        global_attn_indices: Blocks that have no windows, e.g. ``(2, 5, 8, 11)`` of 12.
 
     Raises:
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
@@ -52,6 +58,8 @@ class ViTTrunk(Trunk):
         weights: str | Mapping[str, Tensor] | None = None,
         dtype: str = 'float32',
         mlp_drop_rate: float = 0.0,
+        window_size: int = 0,
+        global_attn_indices: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.frozen_dtype = check_dtype(dtype)
@@ -70,6 +78,8 @@ class ViTTrunk(Trunk):
         if self.num_prefix_tokens == 0:
             self.out_types = self.out_types[1:]
             self.out_type_note = 'this trunk has no class token'
+        self.window_size = window_size
+        self.windowed_indices = _windowed(window_size, global_attn_indices, self.num_layers)
         self.mean, self.std = mean_std(arch, weights)
         self.grid_size = self.vit.patch_embed.grid_size
         self.identity = RANDOM
@@ -77,7 +87,7 @@ class ViTTrunk(Trunk):
             tensors = read_weights(weights, arch)
             self.grid_size = fill_vit(self.vit, tensors)
             self.identity = fingerprint(tensors)
-        self._pos_cache: dict[tuple, Tensor] = {}
+        self._positions = PositionCache()
 
     @property
     def net(self) -> nn.Module:
@@ -105,10 +115,23 @@ class ViTTrunk(Trunk):
         return self.vit.norm_pre(self.vit.pos_drop(tokens + position))
 
     def run(
-        self, tokens: Tensor, places: BlockPlaces, tap_indices: Collection[int]
+        self,
+        tokens: Tensor,
+        places: BlockPlaces,
+        tap_indices: Collection[int],
+        grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
         """Run the blocks up to the last tap."""
-        return run_blocks(self.vit.blocks, tokens, places, tap_indices)
+        windowed = functools.partial(
+            mix_in_windows,
+            grid=grid,
+            first_patch=places.num_front_tokens + self.num_prefix_tokens,
+            window_size=self.window_size,
+        )
+        mixers = dict.fromkeys(self.windowed_indices, windowed)
+        assert grid or not mixers, 'windows need the grid'
+        blocks, with_cp = self.vit.blocks, self.with_cp
+        return run_blocks(blocks, tokens, places, tap_indices, mixers, with_cp=with_cp)
 
     def stop_after(self, output: int) -> None:
         """Count no block behind block ``output``."""
@@ -150,16 +173,72 @@ class ViTTrunk(Trunk):
             return own
         num_prefix = 0 if self.vit.no_embed_class else self.num_prefix_tokens
 
-        def resample() -> Tensor:
-            return resample_abs_pos_embed(own, grid, self.grid_size, num_prefix)
+        position = None if own.requires_grad else self._positions.get(own, grid)
+        if position is None:
+            position = resample_abs_pos_embed(own, grid, self.grid_size, num_prefix)
+            if not own.requires_grad:
+                self._positions.put(own, grid, position)
+        return position
 
-        if own.requires_grad:
-            return resample()
-        # The version counter changes when weights are loaded in place.
-        key = (grid, own.device, own.dtype, own._version)
-        if key not in self._pos_cache:
-            self._pos_cache[key] = resample()
-        return self._pos_cache[key]
+
+class PositionCache:
+    """A frozen position embedding, resampled to the grids met last.
+
+    Multi-scale training meets hundreds of grids, so only some are kept. A copy of a cache is
+    empty: it would not notice that the copied embedding changes.
+    """
+
+    max_grids = 16
+
+    def __init__(self) -> None:
+        self._source: tuple | None = None
+        self._by_grid: dict[tuple[int, int], Tensor] = {}
+
+    def __reduce__(self) -> tuple:
+        """Copy and pickle as a new cache."""
+        return type(self), ()
+
+    def get(self, own: Tensor, grid: tuple[int, int]) -> Tensor | None:
+        """Return what was put in for a grid, if ``own`` is still what it was made from."""
+        if not self._is_of(own):
+            self._by_grid.clear()
+        position = self._by_grid.pop(grid, None)
+        if position is not None:
+            self._by_grid[grid] = position  # now the last met
+        return position
+
+    def put(self, own: Tensor, grid: tuple[int, int], position: Tensor) -> None:
+        """Keep a position embedding, and forget the one whose grid was met longest ago."""
+        self._source = (own, *_state(own))
+        self._by_grid[grid] = position
+        if len(self._by_grid) > self.max_grids:
+            del self._by_grid[next(iter(self._by_grid))]
+
+    def _is_of(self, own: Tensor) -> bool:
+        return bool(self._source) and self._source[0] is own and self._source[1:] == _state(own)
+
+
+def _state(tensor: Tensor) -> tuple:
+    """Tell whether a tensor changed; the version counts changes in place."""
+    return tensor.device, tensor.dtype, tensor._version
+
+
+def _windowed(window_size: int, global_attn_indices: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Return the blocks that have windows."""
+    if window_size < 0:
+        raise UserError(f'trunk.window_size {window_size} must be 0 (no windows) or more')
+    given = tuple(global_attn_indices)
+    if given and not window_size:
+        raise UserError(
+            f'trunk.global_attn_indices {given} have no effect: every block is global unless '
+            'trunk.window_size (e.g. 14) is given'
+        )
+    if given and not 0 <= min(given) <= max(given) < depth:
+        raise UserError(
+            f'trunk.global_attn_indices {given} are out of range: the trunk has {depth} blocks, '
+            f'0 to {depth - 1}'
+        )
+    return tuple(i for i in range(depth) if i not in given) if window_size else ()
 
 
 def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:

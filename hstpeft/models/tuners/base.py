@@ -26,6 +26,9 @@ class Tuner(nn.Module, ABC):
         strides: Strides of the maps that the tuner makes itself (side network); empty for a
             tuner whose outputs are the trunk's tokens.
         map_dims: Width of each of these maps.
+        num_front_tokens: Tokens that `before_block` puts in front of the trunk's.
+        with_cp: Whether the backward pass runs the tuner's own blocks again instead of keeping
+            what happens in them; set by the backbone before `attach`.
         num_branches: Sequences that `run` returns, stacked over the batch, the image's first.
     """
 
@@ -33,6 +36,8 @@ class Tuner(nn.Module, ABC):
     pixel_multiple: int = 1
     strides: tuple[int, ...] = ()
     map_dims: tuple[int, ...] = ()
+    num_front_tokens: int = 0
+    with_cp: bool = False
     num_branches: int = 1
 
     @property
@@ -78,7 +83,7 @@ class Tuner(nn.Module, ABC):
         Returns:
             Each tapped output.
         """
-        return trunk.run(tokens, self, tap_indices)
+        return trunk.run(tokens, self, tap_indices, grid)
 
     def before_block(self, index: int, tokens: Tensor) -> Tensor:
         """Change the residual stream at the entry of block ``index``."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.side import SideNetwork
+from hstpeft.models.side import STEM_NORMS, SideNetwork
 from hstpeft.models.trunks import Trunk, ViTTrunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
@@ -39,6 +39,9 @@ class HSTTuner(Tuner):
         side_drop_path_rate: Drop path of the last side block, growing linearly from 0.
         mlp_ratio: Hidden width of a side block's MLP over its width.
         qkv_bias: Whether the side network's cross-attention has query, key and value biases.
+        stem_norm: Norm of the side network's stem: ``BN``, ``SyncBN`` (over all processes),
+            ``FrozenBN`` (fixed statistics and affine, to go on from a delta that has them) or
+            ``GN``. The first three have the same keys, so a delta of one fits the others.
     """
 
     trunk_types = (ViTTrunk,)
@@ -55,6 +58,7 @@ class HSTTuner(Tuner):
         side_drop_path_rate: float = 0.0,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        stem_norm: str = 'BN',
     ) -> None:
         super().__init__()
         for name, values in (('side_dims', side_dims), ('side_heads', side_heads)):
@@ -65,14 +69,17 @@ class HSTTuner(Tuner):
                 raise UserError(f'tuner.side_heads {heads} does not divide the side width {dims}')
         if num_meta_tokens < 1:
             raise UserError(f'tuner.num_meta_tokens {num_meta_tokens} must be at least 1')
+        if stem_norm not in STEM_NORMS:
+            raise UserError(f'tuner.stem_norm {stem_norm!r} is unknown: use one of {STEM_NORMS}')
         self.side_dims, self.side_heads = tuple(side_dims), tuple(side_heads)
         self.map_dims = self.side_dims
         self.side_depths = None if side_depths is None else tuple(side_depths)
         self.given_taps = None if tap_indices is None else tuple(tap_indices)
-        self.num_meta_tokens = num_meta_tokens
+        self.num_meta_tokens = self.num_front_tokens = num_meta_tokens
         self.side_drop_path_rate = side_drop_path_rate
         self.mlp_ratio = mlp_ratio
         self.qkv_bias = qkv_bias
+        self.stem_norm = stem_norm
 
     def attach(self, trunk: Trunk) -> None:
         """Build meta tokens for every block up to the last tap, and the side network."""
@@ -92,6 +99,8 @@ class HSTTuner(Tuner):
             drop_path_rate=self.side_drop_path_rate,
             mlp_ratio=self.mlp_ratio,
             qkv_bias=self.qkv_bias,
+            stem_norm=self.stem_norm,
+            with_cp=self.with_cp,
         )
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:

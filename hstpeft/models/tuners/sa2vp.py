@@ -15,7 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from hstpeft.errors import UserError
 from hstpeft.models.trunks import SwinTrunk, Trunk, ViTTrunk
-from hstpeft.models.trunks.blocks import apply_norm, attend, finish_block, project_qkv
+from hstpeft.models.trunks.blocks import (
+    apply_norm,
+    attend,
+    finish_block,
+    project_qkv,
+    run_maybe_twice,
+)
 from hstpeft.models.trunks.swin import run_block
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.neighbours import neighbour_attention, padded_neighbour_attention
@@ -90,6 +96,11 @@ class SA2VPTuner(Tuner):
             self._check_swin(trunk)
             blocks = list(trunk.swin.layers[SWIN_STAGE].blocks)
         else:
+            if trunk.window_size:
+                raise UserError(
+                    f'trunk.window_size {trunk.window_size} does not suit an SA2VPTuner, whose '
+                    'two sequences run without windows: leave it out, or use another tuner'
+                )
             blocks = [trunk.block(index) for index in range(trunk.num_layers)]
         count = len(blocks)
         thirds = sorted({third * count // 3 for third in range(3)})
@@ -149,33 +160,42 @@ class SA2VPTuner(Tuner):
         prompt = self._project(self.prompt_proj, self.prompt, grid, prefix).to(image.dtype)
         prompt = trunk.add_position(self._for_each(prompt, batch), grid)
         for index in range(max(tap_indices) + 1):
-            block = trunk.block(index)
-            parts = [image, prompt]
-            if index in self.deep:
-                parts.append(self._for_each(self._deep_prompt(index, grid, prefix), batch))
-            sizes = [len(part) for part in parts]
-            stack = torch.cat(parts).to(image.dtype)
-            normed = apply_norm(block.norm1, stack)
-            q, k, v = project_qkv(block.attn, normed)
-            branch = attend(block.attn, q, k, v)
-            if not self.tie_cross_attention:
-                own = self.copies[index]
-                q, k, v = own.project(own.norm(stack), block.attn.num_heads)
-            reads = self._reader(index)
-            q, k, v = q.split(sizes)[reads], k.split(sizes)[1 - reads], v.split(sizes)[1 - reads]
-            gain = self._again(
-                self._read_vit, index, block, grid, prefix, q, k, v, stack.split(sizes)[reads]
-            )
-            image, prompt, *deep = finish_block(block, stack, branch).split(sizes)
-            if deep:
-                prompt = prompt + self.deep_scales[self.deep.index(index)] * deep[0]
-            if reads:
-                prompt = prompt + gain
-            else:
-                image = image + gain
+            arguments = (trunk.block(index), index, grid, prefix, image, prompt)
+            image, prompt = run_maybe_twice(self._exchange_vit, *arguments, with_cp=self.with_cp)
             if index in tap_indices:
                 taps[index] = torch.cat([image, prompt.expand_as(image)])
         return taps
+
+    def _exchange_vit(
+        self,
+        block: nn.Module,
+        index: int,
+        grid: tuple[int, int],
+        num_prefix_tokens: int,
+        image: Tensor,
+        prompt: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Run image (B, L, C) and prompt (B or 1, L, C) through a block; one reads the other."""
+        parts = [image, prompt]
+        if index in self.deep:
+            deep = self._deep_prompt(index, grid, num_prefix_tokens)
+            parts.append(self._for_each(deep, len(image)))
+        sizes = [len(part) for part in parts]
+        stack = torch.cat(parts).to(image.dtype)
+        normed = apply_norm(block.norm1, stack)
+        q, k, v = project_qkv(block.attn, normed)
+        branch = attend(block.attn, q, k, v)
+        if not self.tie_cross_attention:
+            own = self.copies[index]
+            q, k, v = own.project(own.norm(stack), block.attn.num_heads)
+        reads = self._reader(index)
+        q, k, v = q.split(sizes)[reads], k.split(sizes)[1 - reads], v.split(sizes)[1 - reads]
+        reader = stack.split(sizes)[reads]
+        gain = self._again(self._read_vit, index, block, grid, num_prefix_tokens, q, k, v, reader)
+        image, prompt, *deep = finish_block(block, stack, branch).split(sizes)
+        if deep:
+            prompt = prompt + self.deep_scales[self.deep.index(index)] * deep[0]
+        return (image, prompt + gain) if reads else (image + gain, prompt)
 
     def _read_vit(
         self,
@@ -206,22 +226,32 @@ class SA2VPTuner(Tuner):
         prompt = apply_norm(trunk.swin.patch_embed.norm, prompt).unflatten(1, grid)
         prompt = self._for_each(prompt, batch)
         for stage, layer in enumerate(trunk.swin.layers[: max(tap_indices) + 1]):
-            stack, sizes = layer.downsample(torch.cat([image, prompt])), [batch, len(prompt)]
+            stack = layer.downsample(torch.cat([image, prompt]))
             for number, block in enumerate(layer.blocks):
-                if stage != SWIN_STAGE:
-                    stack = run_block(block, index, stack, self)
-                else:
-                    image, prompt = stack.split(sizes)
-                    reads = self._reader(number)
-                    gain = self._again(self._read_swin, number, block, reads, image, prompt)
-                    image, prompt = run_block(block, index, stack, self).split(sizes)
-                    image, prompt = (image, prompt + gain) if reads else (image + gain, prompt)
-                    stack, sizes = torch.cat([image, prompt]), [batch, len(prompt)]
+                step = self._exchange_swin if stage == SWIN_STAGE else self._pass_swin
+                arguments = (block, index, number, batch, stack)
+                stack = run_maybe_twice(step, *arguments, with_cp=self.with_cp)
                 index += 1
-            image, prompt = stack.split(sizes)
+            image, prompt = stack[:batch], stack[batch:]
             if stage in tap_indices:
                 taps[stage] = torch.cat([image, prompt.expand_as(image)])
         return taps
+
+    def _pass_swin(
+        self, block: nn.Module, index: int, number: int, batch: int, stack: Tensor
+    ) -> Tensor:
+        """Run images and prompts (B + 1 or 2 B, h, w, C) through a block, apart from each other."""
+        return run_block(block, index, stack, self)
+
+    def _exchange_swin(
+        self, block: nn.Module, index: int, number: int, batch: int, stack: Tensor
+    ) -> Tensor:
+        """Run images and prompts through a block of the third stage; one reads the other."""
+        reads, image, prompt = self._reader(number), stack[:batch], stack[batch:]
+        gain = self._again(self._read_swin, number, block, reads, image, prompt)
+        stack = run_block(block, index, stack, self)
+        image, prompt = stack[:batch], stack[batch:]
+        return torch.cat([image, prompt + gain] if reads else [image + gain, prompt])
 
     def _read_swin(
         self, number: int, block: nn.Module, reads: int, image: Tensor, prompt: Tensor
@@ -252,7 +282,10 @@ class SA2VPTuner(Tuner):
         """Call, and in the backward pass call again: all that reading needs is kept by the blocks.
 
         That is a few percent of a step's work; kept, it would be several maps of width C a block.
+        With ``with_cp`` the whole block is called again anyway.
         """
+        if self.with_cp:
+            return read(*arguments)
         return checkpoint(
             read, *arguments, use_reentrant=False, preserve_rng_state=self.drop_rate > 0
         )
