@@ -32,3 +32,6 @@ OPTIM_WRAPPER_CONSTRUCTORS = root.Registry(
     scope='hstpeft',
     locations=['hstpeft.engine'],
 )
+TRANSFORMS = root.Registry(
+    'transform', parent=root.TRANSFORMS, scope='hstpeft', locations=['hstpeft.datasets']
+)

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 import hstpeft
 from hstpeft.delta import load_checkpoint
+from hstpeft.engine.channels import check_channels
 from hstpeft.engine.checkpoint import check_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError, nearest
@@ -77,7 +78,8 @@ def init_model(
         The host's model; ``model.cfg`` is its config and ``model.dataset_meta`` the checkpoint's.
 
     Raises:
-        UserError: The checkpoint does not fit, or belongs to another trunk or tuner.
+        UserError: The heads do not fit the backbone, or the checkpoint does not fit or belongs to
+            another trunk or tuner.
     """
     if isinstance(config, Config):
         cfg = config.copy()
@@ -86,6 +88,7 @@ def init_model(
         cfg = load_config(config, cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
+    check_channels(model)
     model.dataset_meta = {}
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)

@@ -1,8 +1,18 @@
-"""Data sets of hstpeft; importing this registers them."""
+"""Data sets and transforms of hstpeft; importing this registers them.
 
-from hstpeft.datasets.fgvc import FGVC
-from hstpeft.datasets.listed import ListedImages
-from hstpeft.datasets.rendered import RenderedShapes
-from hstpeft.datasets.vtab import VTAB1k
+The classification data sets build on mmpretrain: a user of mmseg or mmdet alone does without.
+"""
 
-__all__ = ['FGVC', 'ListedImages', 'RenderedShapes', 'VTAB1k']
+from importlib.util import find_spec
+
+from hstpeft.datasets.seg_map import CheckSegMap
+
+__all__ = ['CheckSegMap']
+
+if find_spec('mmpretrain'):
+    from hstpeft.datasets.fgvc import FGVC
+    from hstpeft.datasets.listed import ListedImages
+    from hstpeft.datasets.rendered import RenderedShapes
+    from hstpeft.datasets.vtab import VTAB1k
+
+    __all__ += ['FGVC', 'ListedImages', 'RenderedShapes', 'VTAB1k']

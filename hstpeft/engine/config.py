@@ -1,7 +1,7 @@
 """Loading a config and its overrides, with the nearest name for what does not exist."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,7 @@ from torch.utils.data import DataLoader
 
 from hstpeft.errors import UserError, nearest
 
-COMPOSED = {
-    'trunk': 'model.backbone.trunk',
-    'tuner': 'model.backbone.tuner',
-    'img_norm': 'model.data_preprocessor',
-    'num_classes': 'model.head.num_classes',
-}
+COMPOSED = ('trunk', 'tuner', 'img_norm', 'num_classes', 'ignore_index')
 """Parts that a leaf has copied into the model: changing them afterwards changes nothing."""
 # Read by mmengine's tools and runner beside the runner's own arguments.
 _TOP_LEVEL = {
@@ -62,11 +57,12 @@ def check_override(cfg: Config, key: str) -> None:
         UserError: With the nearest name, or the key that has the effect.
     """
     first, _, rest = key.partition('.')
-    if first in COMPOSED and first in cfg:
-        target = COMPOSED[first] + (f'.{rest}' if rest else '')
+    targets = _copies(cfg, first) if first in COMPOSED and first in cfg else []
+    if targets:
+        tail = f'.{rest}' if rest else ''
         raise UserError(
             f'--cfg-options {key} would change nothing, since the model has been composed from '
-            f'it: set {target}'
+            f'it: set {" and ".join(target + tail for target in targets)}'
         )
     known = {*inspect.signature(Runner).parameters, *_TOP_LEVEL}
     if first in cfg and first not in known:
@@ -93,6 +89,32 @@ def check_override(cfg: Config, key: str) -> None:
         node = node[part]
 
 
+def _copies(cfg: Config, name: str) -> list[str]:
+    """List the keys of a config that were made from one of `COMPOSED`."""
+    model = cfg.get('model') or {}
+    if name in ('trunk', 'tuner'):
+        return [f'model.backbone.{name}'] if name in (model.get('backbone') or {}) else []
+    if name == 'img_norm':
+        return ['model.data_preprocessor'] if 'data_preprocessor' in model else []
+    loaders = {loader: cfg.get(loader) for loader in sorted(_LOADERS)}
+    return [key for part in ({'model': model}, loaders) for key in _keys_named(name, part)]
+
+
+def _keys_named(name: str, node: Any, where: str = '') -> Iterator[str]:
+    """Yield the dotted keys at which a name stands."""
+    if isinstance(node, Mapping):
+        items = node.items()
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        items = enumerate(node)
+    else:
+        return
+    for key, value in items:
+        here = f'{where}.{key}' if where else str(key)
+        if key == name:
+            yield here
+        yield from _keys_named(name, value, here)
+
+
 def _arguments(node: Mapping, name: str) -> set[str] | None:
     """Names that a config dict may hold; None if any."""
     if name in _FREE:
@@ -101,7 +123,7 @@ def _arguments(node: Mapping, name: str) -> set[str] | None:
         return {*inspect.signature(DataLoader).parameters}
     if 'type' not in node:
         return set(node)
-    target = _find(node['type'])
+    target = find_class(node['type'])
     if target is None:
         return None
     parameters = inspect.signature(target).parameters.values()
@@ -110,8 +132,8 @@ def _arguments(node: Mapping, name: str) -> set[str] | None:
     return {p.name for p in parameters}
 
 
-def _find(kind: Any) -> Any:
-    """Find a registered class by its type name in any of mmengine's registries."""
+def find_class(kind: Any) -> Any:
+    """Find a registered class by its type name in any of mmengine's registries, else None."""
     if not isinstance(kind, str):
         return kind
     for name in dir(root):

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
+from hstpeft.engine.channels import check_channels
+from hstpeft.engine.data_paths import check_paths
 from hstpeft.engine.distributed import init_process_group
+from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError
 
 
@@ -50,7 +54,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 
 
 def prepare(cfg: Config, options: argparse.Namespace) -> None:
-    """Apply launcher, work folder, loader defaults and TensorBoard (if installed) to a config, in place."""
+    """Apply launcher, work folder, loader defaults and TensorBoard (if installed), in place."""
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     cfg.launcher = options.launcher
     default = Path('work_dirs', Path(options.config).stem)
@@ -63,12 +67,19 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, loaders: Sequence[str] = ()) -> Runner:
     """Start the process group if need be, and build the runner.
 
+    Args:
+        cfg: Config of the run.
+        loaders: Data loaders whose paths are looked up before the model is built; those of other
+            loaders are when the loader is.
+
     Raises:
-        UserError: The work folder cannot be written, or a config dict does not fit its class.
+        UserError: The work folder cannot be written, a path of the data does not exist, a config
+            dict does not fit its class, or the heads do not fit the backbone.
     """
+    check_paths(cfg, loaders)
     work_dir = Path(cfg.work_dir)
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -78,13 +89,15 @@ def build_runner(cfg: Config) -> Runner:
         raise UserError(f'--work-dir {work_dir} is not writable')
     init_process_group(cfg.launcher)
     try:
-        return Runner.from_cfg(cfg)
+        runner = CheckedRunner.from_cfg(cfg)
     except (KeyError, TypeError) as error:
         # mmengine's words for a misspelt type or argument of one of the hosts' classes.
         text = str(error)
         if 'registry' in text or 'unexpected keyword argument' in text:
             raise UserError(f'config: {text}') from error
         raise
+    check_channels(runner.model)
+    return runner
 
 
 def check_readable(path: str) -> None:
