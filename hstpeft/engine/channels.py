@@ -74,7 +74,8 @@ def _describe(backbone: TunedBackbone) -> str:
     if not backbone.out_strides:
         return f'the backbone gives vectors or tokens of {widths} channels'
     strides = _listed(h if h == w else f'{h} x {w}' for h, w in backbone.out_strides)
-    return f'the backbone gives maps of {widths} channels at strides {strides}'
+    noun = 'strides' if len(backbone.out_strides) > 1 else 'stride'
+    return f'the backbone gives maps of {widths} channels at {noun} {strides}'
 
 
 def _listed(values: Any) -> str:

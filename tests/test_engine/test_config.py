@@ -1,0 +1,70 @@
+"""Overrides of keys that a leaf has copied elsewhere: the message names where they went."""
+
+import pytest
+from mmengine.config import Config
+
+from hstpeft.engine.config import check_override
+from hstpeft.errors import UserError
+
+BACKBONE = dict(type='hstpeft.TunedBackbone', trunk=dict(), tuner=dict())
+HEADS = {
+    'classification': (dict(head=dict(num_classes=3)), ['model.head.num_classes']),
+    'segmentation': (
+        dict(decode_head=dict(num_classes=3), auxiliary_head=[dict(num_classes=3)]),
+        ['model.decode_head.num_classes', 'model.auxiliary_head.0.num_classes'],
+    ),
+    'single-stage detection': (
+        dict(bbox_head=dict(num_classes=3)),
+        ['model.bbox_head.num_classes'],
+    ),
+    'two-stage detection': (
+        dict(roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3))),
+        ['model.roi_head.bbox_head.num_classes', 'model.roi_head.mask_head.num_classes'],
+    ),
+}
+
+
+def make(heads: dict, **parts) -> Config:
+    model = dict(backbone=BACKBONE, data_preprocessor=dict(mean=[0.0]), **heads)
+    composed = dict(num_classes=3, img_norm=dict(mean=[0.0]), trunk=dict(), tuner=dict())
+    return Config(dict(model=model, **composed, **parts))
+
+
+def refusal(cfg: Config, key: str) -> str:
+    with pytest.raises(UserError, match=f'^--cfg-options {key} would change nothing') as error:
+        check_override(cfg, key)
+    return str(error.value).rpartition(': ')[2]
+
+
+@pytest.mark.parametrize('task', HEADS)
+def test_class_count_of_every_task_is_found_where_its_heads_have_it(task):
+    heads, keys = HEADS[task]
+    assert refusal(make(heads), 'num_classes') == 'set ' + ' and '.join(keys)
+    for key in keys:
+        check_override(make(heads), key)
+
+
+def test_class_count_of_data_sets_and_transforms_is_named_too():
+    step = dict(type='hstpeft.CheckSegMap', num_classes=3)
+    loader = dict(dataset=dict(type='mmseg.BaseSegDataset', pipeline=[dict(type='Resize'), step]))
+    cfg = make(dict(decode_head=dict(num_classes=3)), train_dataloader=loader)
+    assert refusal(cfg, 'num_classes') == (
+        'set model.decode_head.num_classes and train_dataloader.dataset.pipeline.1.num_classes'
+    )
+
+
+@pytest.mark.parametrize(
+    ('key', 'target'),
+    [
+        ('img_norm.mean', 'model.data_preprocessor.mean'),
+        ('trunk.weights', 'model.backbone.trunk.weights'),
+        ('tuner', 'model.backbone.tuner'),
+    ],
+)
+def test_parts_of_the_model_are_named_with_what_follows(key, target):
+    assert refusal(make({}), key) == f'set {target}'
+
+
+def test_class_count_that_no_part_has_gets_the_general_hint():
+    hint = refusal(make({}), 'num_classes')
+    assert hint.endswith('set the keys of model, data loaders or optimiser that were made from it')
