@@ -1,6 +1,6 @@
 """Train a model.
 
-python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--cfg-options KEY=VALUE ...]
+python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--dry-run] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse
@@ -44,6 +44,11 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the lr to the actual global batch size'
     )
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='one iteration, one validation batch, a delta: does everything fit together?',
+    )
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     return parser.parse_args(arguments)
 
@@ -69,6 +74,8 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if options.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if options.dry_run:
+        shorten(cfg)
     if options.load_from:
         cfg.load_from = options.load_from
     if options.allow_new_head:
@@ -87,6 +94,16 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
         cfg.resume, cfg.load_from = True, options.resume
     if cfg.get('load_from'):
         check_readable(cfg.load_from)
+
+
+def shorten(cfg: Config) -> None:
+    """Leave one training iteration and one validation batch of a config, in place."""
+    length = 'max_epochs' if cfg.train_cfg.get('by_epoch', True) else 'max_iters'
+    cfg.train_cfg.update({length: 1, 'val_interval': 1})
+    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
+        if loader is not None:
+            loader.num_batch_per_epoch = 1
+    cfg.default_hooks.logger.interval = cfg.default_hooks.checkpoint.interval = 1
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ custom_hooks = [
     dict(type='hstpeft.RNGStateHook'),
     dict(type='hstpeft.ParameterTableHook'),
     dict(type='hstpeft.DeltaHook'),
+    dict(type='hstpeft.DataCheckHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -22,7 +22,12 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     """
     merged = copy.deepcopy(model)
     backbone = merged.backbone
+    frozen = {id(p) for name, p in backbone.named_parameters() if name in backbone.frozen_names}
     backbone.tuner = backbone.tuner.merge(backbone.trunk)
+    # LoRA's layers had put their own name into those of the weights they wrap.
+    backbone.frozen_names = frozenset(
+        name for name, p in backbone.named_parameters() if id(p) in frozen
+    )
     trunk = {name: p.detach().clone() for name, p in backbone.trunk.net.named_parameters()}
     if backbone.trunk.identity != RANDOM:
         backbone.trunk.identity = fingerprint(trunk)

@@ -4,13 +4,14 @@ Heads and classifiers, which need mmpretrain, are imported by themselves (`hstpe
 """
 
 from hstpeft.models.backbones import TunedBackbone
-from hstpeft.models.necks import PooledNorm
+from hstpeft.models.necks import PooledNorm, SimpleFeaturePyramid
 from hstpeft.models.trunks import HVTTrunk, SwinTrunk, Trunk, ViTTrunk
 from hstpeft.models.tuners import (
     ARCTuner,
     FrozenTuner,
     FullTuner,
     HSTTuner,
+    LoRATuner,
     MemoryTokensTuner,
     SA2VPTuner,
     Tuner,
@@ -22,9 +23,11 @@ __all__ = [
     'FullTuner',
     'HSTTuner',
     'HVTTrunk',
+    'LoRATuner',
     'MemoryTokensTuner',
     'PooledNorm',
     'SA2VPTuner',
+    'SimpleFeaturePyramid',
     'SwinTrunk',
     'Trunk',
     'TunedBackbone',

@@ -1,5 +1,7 @@
 """Every shipped leaf loads, says in its name what it does, and builds; no data, no download."""
 
+import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +28,8 @@ LEAVES = {
 }
 NAME = re.compile(
     r'((?P<method>[a-z0-9-]+)_)?(?P<trunk>(vit|swin|hvt|scale-hvt)-[a-z0-9-]+)_'
-    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[ei])_(?P<dataset>[a-z0-9-]+)'
+    r'((?P<task>semantic-fpn|upernet|(cascade-)?mask-rcnn|atss)_)?'
+    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[eik])_(?P<dataset>[a-z0-9-]+)'
 )
 MAX_LINES = 30
 # Method in a leaf's name -> its folder and its tuner; a trunk from scratch has no method.
@@ -34,6 +37,7 @@ METHODS = {
     None: ('hvt', 'FullTuner'),
     'arc': ('arc', 'ARCTuner'),
     'arc-att': ('arc', 'ARCTuner'),
+    'frozen': ('frozen', 'FrozenTuner'),
     'full': ('full', 'FullTuner'),
     'hma': ('hma', 'FrozenTuner'),
     'hma-full': ('hma', 'FullTuner'),
@@ -57,6 +61,10 @@ OWN = {
 }
 
 each_leaf = pytest.mark.parametrize('name', LEAVES)
+# Those of the dense hosts are built and started in test_dense_leaves.py.
+each_classifier = pytest.mark.parametrize(
+    'name', [name for name in LEAVES if not NAME.fullmatch(name)['task']]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +106,10 @@ def test_name_says_what_the_config_does(name):
     assert parts, f'{name} is not {{method}}_{{trunk}}_{{gpus}}xb{{batch}}-{{length}}e_{{dataset}}'
     config = load_config(LEAVES[name])
     assert int(parts['batch']) == config.train_dataloader.batch_size
-    length = {'e': 'max_epochs', 'i': 'max_iters'}[parts['unit']]
-    assert int(parts['length']) == config.train_cfg[length]
+    length, factor = {'e': ('max_epochs', 1), 'i': ('max_iters', 1), 'k': ('max_iters', 1000)}[
+        parts['unit']
+    ]
+    assert factor * int(parts['length']) == config.train_cfg[length]
     assert int(parts['gpus']) * int(parts['batch']) == config.auto_scale_lr.base_batch_size
     folder, tuner = METHODS[parts['method']]
     assert LEAVES[name].parent.name in (folder, 'quickstart')
@@ -120,7 +130,7 @@ def test_our_types_carry_our_prefix(name):
     assert foreign <= {f'hstpeft.{kind}' for kind in OWN}
 
 
-@each_leaf
+@each_classifier
 def test_model_builds_and_gives_a_score_for_every_class(name):
     config = shrunk(LEAVES[name])
     model = MODELS.build(config.model).eval()
@@ -137,20 +147,40 @@ def build_scheduler(cfg: dict, optimizer: torch.optim.Optimizer, steps: int) -> 
     return kind(optimizer=optimizer, **cfg)
 
 
-@each_leaf
-def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
-    config = load_config(LEAVES[name])
-    wrapper = build_optim_wrapper(nn.Sequential(nn.Linear(2, 2)), config.optim_wrapper)
-    optimizer, steps = wrapper.optimizer, 4
-    schedulers = [build_scheduler(dict(cfg), optimizer, steps) for cfg in config.param_scheduler]
+@functools.cache
+def learning_rates(schedule: str) -> list[float]:
+    """Go through a schedule (optimiser, schedulers and loop as JSON) with the real classes.
+
+    A long one of iterations is shortened first, all its lengths by the same factor.
+    """
+    optim_wrapper, param_scheduler, train_cfg = json.loads(schedule)
+    optimizer = build_optim_wrapper(nn.Sequential(nn.Linear(2, 2)), optim_wrapper).optimizer
+    # Enough steps in an epoch for a warm-up that is counted in iterations.
+    in_steps = any(not cfg.get('by_epoch', True) for cfg in param_scheduler)
+    steps = 100 if in_steps else 4
+    total = train_cfg.get('max_iters') or steps * train_cfg['max_epochs']
+    factor = 1 if total <= 1000 or 'max_epochs' in train_cfg else total // 1000
+    for cfg in param_scheduler:
+        lengths = ('begin', 'end', 'T_max') if not cfg.get('by_epoch', True) else ()
+        # Of an epoch of a large set the warm-up is a part; here it may last for one epoch.
+        shorter = 5 if 'max_epochs' in train_cfg else factor
+        cfg.update({key: cfg[key] // shorter for key in lengths if key in cfg})
+    schedulers = [build_scheduler(dict(cfg), optimizer, steps) for cfg in param_scheduler]
     rates = []
-    total = config.train_cfg.get('max_iters') or steps * config.train_cfg.max_epochs
-    for step in range(1, total + 1):
+    for step in range(1, total // factor + 1):
         rates.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         for scheduler in schedulers:
             if not scheduler.by_epoch or step % steps == 0:
                 scheduler.step()
+    return rates
+
+
+@each_leaf
+def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
+    config = load_config(LEAVES[name])
+    schedule = [config.optim_wrapper, config.param_scheduler, config.train_cfg]
+    rates = learning_rates(json.dumps(schedule))
     peak = config.optim_wrapper.optimizer.lr
     assert max(rates) == pytest.approx(peak)
     assert rates[-1] < 0.02 * peak
@@ -177,7 +207,7 @@ def test_normalisation_is_that_of_the_weights(name):
         assert model.data_preprocessor[own] == pytest.approx([255 * value for value in theirs])
 
 
-@each_leaf
+@each_classifier
 def test_pipelines_hooks_and_metrics_build(name):
     config = load_config(LEAVES[name])
     rng = np.random.default_rng(0)

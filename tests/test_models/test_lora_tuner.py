@@ -218,6 +218,18 @@ def test_the_merged_model_is_the_bare_trunk_and_gives_the_same_outputs(family):
     torch.testing.assert_close(plain(image)[0], before, rtol=0, atol=1e-10)
 
 
+def test_what_a_merged_model_saves_loads_on_the_merged_trunk_only():
+    trunk, merged = merge(Host(drawn('vit')))
+    frozen = dict(type='hstpeft.FrozenTuner')
+    config = conftest.backbone_config(conftest.trunk_config(trunk), frozen, out_type='raw')
+    other = build(config, seed=None)
+    other.load_state_dict(merged.backbone.state_dict())
+    assert other.state_dict().keys() == {'_extra_state'}
+    assert other(image_of('vit'))[0].equal(merged.backbone(image_of('vit'))[0])
+    with pytest.raises(UserError, match='was made on the trunk'):
+        bare('vit').load_state_dict(merged.backbone.state_dict())
+
+
 def test_timm_alone_runs_a_merged_trunk():
     model = drawn('vit').eval()
     trunk, _ = merge(Host(model))

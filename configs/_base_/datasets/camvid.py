@@ -16,6 +16,7 @@ img_scale = (320, 240)
 load = [
     dict(type='LoadImageFromFile'),
     dict(type='mmseg.LoadAnnotations'),
+    dict(type='hstpeft.CheckSegMap', num_classes=num_classes, ignore_index=ignore_index),
 ]
 train_pipeline = [
     *load,
