@@ -1,19 +1,20 @@
 """Scenes for dense tasks: image, label map, masks and boxes agree, and two numbers decide them."""
 
 import random
+from collections import defaultdict
 
 import numpy as np
 import pytest
 
 from hstpeft.datasets import dense_scenes
 from hstpeft.datasets.dense_scenes import draw_dense_scene
-from hstpeft.datasets.drawing import SHAPES
+from hstpeft.datasets.drawing import SHAPES, outline, texture
 from hstpeft.errors import UserError
 
 SIZES = [(64, 96), (97, 45), (33, 32)]
 
 
-def scenes(size=(64, 96), number=30, **options):
+def scenes(size=(64, 96), number=20, **options):
     return [draw_dense_scene(0, index, size, **options) for index in range(number)]
 
 
@@ -65,7 +66,7 @@ def test_the_last_object_covers_the_others():
             whole += 1
             area = np.pi / 4 * width * height  # of an upright ellipse; a tilted one fills less
             assert 0.85 * area < scene.instances[-1].mask.sum() < 1.1 * area
-    assert whole > 10
+    assert whole > 6
 
 
 def test_objects_stand_out_from_the_ground(monkeypatch):
@@ -94,9 +95,24 @@ def test_seed_and_index_decide_and_global_random_state_does_not():
     assert not any(np.array_equal(first.image, other.image) for other in others)
 
 
-def test_many_classes_are_told_apart_by_texture():
-    labels = {i.label for s in scenes(number=120, num_classes=80) for i in s.instances}
-    assert labels == set(range(1, 81))
+@pytest.mark.parametrize(('num_classes', 'textures'), [(10, 8), (80, 1)])
+def test_a_class_has_one_shape_and_beyond_ten_classes_one_texture(
+    num_classes, textures, monkeypatch
+):
+    used = []
+    monkeypatch.setattr(dense_scenes, 'outline', lambda shape: used.append(shape) or outline(shape))
+    monkeypatch.setattr(
+        dense_scenes, 'texture', lambda name, *rest: used.append(name) or texture(name, *rest)
+    )
+    looks = defaultdict(set)
+    for index in range(160):
+        used.clear()
+        (instance,) = draw_dense_scene(0, index, (32, 32), num_classes, (1, 1)).instances
+        shape, surface = used[0], used[-1]
+        assert shape == SHAPES[(instance.label - 1) % 10]
+        looks[instance.label].add(surface)
+    assert max(len(surfaces) for surfaces in looks.values()) == textures
+    assert len({surface for surfaces in looks.values() for surface in surfaces}) == 8
 
 
 @pytest.mark.parametrize(
