@@ -1,21 +1,26 @@
 """Test a checkpoint or a delta.
 
-python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--cfg-options KEY=VALUE ...]
+python tools/test.py CONFIG CHECKPOINT [--out FILE.json] [--show-dir DIR] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+import torch
 from mmengine.dist import is_main_process
 
 from hstpeft.engine import end_process_group
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
 from hstpeft.errors import one_line_errors
+from hstpeft.visualization import PicturesHook
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -23,8 +28,19 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = common_parser('Test a checkpoint or a delta.')
     parser.add_argument('checkpoint', help='training checkpoint or delta')
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file')
-    parser.add_argument('--show-dir', help='folder for pictures of the predictions')
+    parser.add_argument('--show-dir', help='folder for a picture of every test image')
     return parser.parse_args(arguments)
+
+
+def to_json(value: Any) -> Any:
+    """Make metrics fit for JSON, which knows no nan (the IoU of an absent class) and no arrays."""
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        return to_json(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
@@ -35,14 +51,15 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         prepare(cfg, options)
         check_readable(options.checkpoint)
         cfg.load_from, cfg.resume = options.checkpoint, False
-        if options.show_dir:
-            cfg.default_hooks.visualization = dict(
-                type='VisualizationHook', enable=True, out_dir=options.show_dir
-            )
-        metrics = build_runner(cfg).test()
+        pictures = PicturesHook(options.show_dir) if options.show_dir else None
+        runner = build_runner(cfg)
+        if pictures is not None:
+            runner.register_hook(pictures)
+        metrics = runner.test()
     if options.out and is_main_process():
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.out).write_text(json.dumps(metrics, indent=2, default=float) + '\n')
+        text = json.dumps(to_json(metrics), indent=2, allow_nan=False)
+        Path(options.out).write_text(text + '\n')
     end_process_group()
     return metrics
 

@@ -86,7 +86,7 @@ def test_a_visualizer_that_draws_nothing_is_replaced(visualizer):
 
 
 def test_an_unknown_host_is_an_error():
-    with pytest.raises(UserError, match="default_scope 'mmpose' has no pictures: .*mmseg"):
+    with pytest.raises(UserError, match=r"default_scope 'mmpose' has no pictures: .*mmseg"):
         build_visualizer(Config(dict(default_scope='mmpose')), CLASSES)
 
 
