@@ -78,7 +78,9 @@ RIGHT = {
         None, upernet(WIDTHS), auxiliary_head=[fcn(12, 2), fcn(8, 0)]
     ),
     'one map': segmentor(None, fcn(16, -1)),
-    'maps side by side': segmentor(None, fcn(WIDTHS, [0, 1, 2, 3], input_transform='resize_concat')),
+    'maps side by side': segmentor(
+        None, fcn(WIDTHS, [0, 1, 2, 3], input_transform='resize_concat')
+    ),
     'pyramid of one map': segmentor(pyramid(32), None, plain(out_type='featmap')),
     'pyramid of two maps': segmentor(
         pyramid(32), None, plain(out_type='featmap', out_indices=[1, 3])
@@ -113,7 +115,8 @@ WRONG = {
     ),
     'index beyond the maps': (
         segmentor(None, upernet(WIDTHS, (0, 1, 2, 4))),
-        f'model.decode_head.in_index [0, 1, 2, 4] reads map 4, but {GIVEN}: set indices from 0 to 3',
+        f'model.decode_head.in_index [0, 1, 2, 4] reads map 4, but {GIVEN}: '
+        'set indices from 0 to 3',
     ),
     'auxiliary head': (
         segmentor(None, upernet(WIDTHS), auxiliary_head=fcn(1024, 2)),
