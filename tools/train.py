@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors('train.py'):
         cfg = load_config(options.config, options.cfg_options)
         apply_options(cfg, options)
-        build_runner(cfg).train()
+        build_runner(cfg, ('train_dataloader', 'val_dataloader')).train()
     end_process_group()
 
 

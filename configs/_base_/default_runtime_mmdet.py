@@ -5,5 +5,4 @@ visualizer = dict(
     _delete_=True,
     type='mmdet.DetLocalVisualizer',
     vis_backends=[dict(type='LocalVisBackend')],
-    name='visualizer',
 )

@@ -5,5 +5,4 @@ visualizer = dict(
     _delete_=True,
     type='mmseg.SegLocalVisualizer',
     vis_backends=[dict(type='LocalVisBackend')],
-    name='visualizer',
 )

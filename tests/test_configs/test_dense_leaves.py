@@ -83,7 +83,7 @@ def small_leaf(name: str, folder: Path) -> Path:
     for head in ('decode_head', 'auxiliary_head'):
         # A batch of a small image has a single pixel behind the pooling of one process.
         if head in config['model']:
-            config['model'][head]['norm_cfg'] = dict(type='GN', num_groups=4)
+            config['model'][head].update(norm_cfg=dict(type='GN', num_groups=4), channels=64)
     path = folder / f'{name}.py'
     Config(config).dump(path)
     return path

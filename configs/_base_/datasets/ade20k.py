@@ -5,7 +5,7 @@ num_classes = 150
 crop_size = (512, 512)
 load = [
     dict(type='LoadImageFromFile'),
-    dict(type='mmseg.LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='hstpeft.CheckSegMap', num_classes=num_classes),
 ]
 train_pipeline = [
@@ -16,7 +16,8 @@ train_pipeline = [
     dict(type='mmseg.PhotoMetricDistortion'),
     dict(type='mmseg.PackSegInputs'),
 ]
-# The ground truth is loaded after the resize, for it keeps its size.
+# The ground truth is loaded after the resize, for it keeps its size. mmseg's inference functions drop
+# it by this very name, without a prefix.
 test_pipeline = [
     load[0],
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),

@@ -15,7 +15,7 @@ ignore_index = 11
 img_scale = (320, 240)
 load = [
     dict(type='LoadImageFromFile'),
-    dict(type='mmseg.LoadAnnotations'),
+    dict(type='LoadAnnotations'),
     dict(type='hstpeft.CheckSegMap', num_classes=num_classes, ignore_index=ignore_index),
 ]
 train_pipeline = [
@@ -27,7 +27,8 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='mmseg.PackSegInputs'),
 ]
-# The ground truth is loaded after the resize, for it keeps its size.
+# The ground truth is loaded after the resize, for it keeps its size. mmseg's inference functions drop
+# it by this very name, without a prefix.
 test_pipeline = [
     load[0],
     dict(type='Resize', scale=img_scale, keep_ratio=True),

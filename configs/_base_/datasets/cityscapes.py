@@ -5,7 +5,7 @@ num_classes = 19
 crop_size = (768, 768)
 load = [
     dict(type='LoadImageFromFile'),
-    dict(type='mmseg.LoadAnnotations'),
+    dict(type='LoadAnnotations'),
     dict(type='hstpeft.CheckSegMap', num_classes=num_classes),
 ]
 train_pipeline = [
@@ -16,7 +16,8 @@ train_pipeline = [
     dict(type='mmseg.PhotoMetricDistortion'),
     dict(type='mmseg.PackSegInputs'),
 ]
-# The ground truth is loaded after the resize, for it keeps its size.
+# The ground truth is loaded after the resize, for it keeps its size. mmseg's inference functions drop
+# it by this very name, without a prefix.
 test_pipeline = [
     load[0],
     dict(type='Resize', scale=(2048, 1024), keep_ratio=True),
