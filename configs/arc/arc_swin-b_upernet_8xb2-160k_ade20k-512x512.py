@@ -9,7 +9,11 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
     backbone=dict(
-        trunk=_base_.trunk, tuner=_base_.tuner, out_type='featmap', out_indices=[0, 1, 2, 3]
+        trunk=_base_.trunk,
+        tuner=_base_.tuner,
+        out_type='featmap',
+        out_indices=[0, 1, 2, 3],
+        out_norm=True,
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024], num_classes=_base_.num_classes),
     auxiliary_head=dict(in_channels=512, num_classes=_base_.num_classes),

@@ -266,3 +266,34 @@ def test_init_weights_of_a_host_leaves_the_trunk_bit_identical():
 def test_a_frozen_backbone_builds_no_graph():
     (tokens,) = build(backbone_config(tuner=FROZEN)).train()(images(1, 3, 32, 32))
     assert tokens.grad_fn is None
+
+
+def test_out_norm_normalises_the_maps_but_the_last_and_is_trained():
+    options = dict(out_type='featmap', out_indices=[0, 1, 3])
+    cfg = backbone_config(SWIN, FROZEN, **options)
+    plain, normed = build(cfg), build(dict(cfg, out_norm=True))
+    missing = normed.load_state_dict(plain.state_dict() | _norms(normed))
+    assert not missing.missing_keys
+    image = images(2, 3, 33, 47)
+    for index, (before, after) in enumerate(zip(plain(image), normed(image), strict=True)):
+        tokens = before.permute(0, 2, 3, 1)
+        norm = [normed.out_norms['0'], normed.out_norms['1'], torch.nn.Identity()][index]
+        expected = norm(tokens)
+        torch.testing.assert_close(after.permute(0, 2, 3, 1), expected, atol=1e-5, rtol=1e-5)
+    trained = {name for name, p in normed.named_parameters() if p.requires_grad}
+    assert trained == {
+        f'out_norms.{index}.{part}' for index in (0, 1) for part in ('weight', 'bias')
+    }
+    assert trained <= normed.state_dict().keys()
+
+
+def _norms(backbone):
+    return {k: v for k, v in backbone.state_dict().items() if k.startswith('out_norms.')}
+
+
+@pytest.mark.parametrize('cfg', [backbone_config(), backbone_config(tuner=FROZEN)])
+def test_out_norm_is_refused_where_there_are_no_maps_of_the_trunk(cfg):
+    with pytest.raises(
+        UserError, match='out_norm True applies to maps of the trunk: set out_type='
+    ):
+        build(dict(cfg, out_norm=True))

@@ -39,6 +39,9 @@ class TunedBackbone(BaseModule):
         out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32), blocks (ViT)
             or stages (Swin; default the last) to return, in order; negative ones count from
             the end. A single number is a sequence of one.
+        out_norm: Put a trainable LayerNorm on each map but the one of the last block or stage,
+            which the trunk's own norm is for, as the hosts' Swin does: what reads the maps
+            then finds them on one scale. Only with ``out_type='featmap'``.
         with_cp: Activation checkpointing: the backward pass runs each block of the trunk and of
             the side network again instead of keeping what happens in it. Same outputs and
             gradients, much less memory, about a third more time.
@@ -59,6 +62,7 @@ class TunedBackbone(BaseModule):
         tuner: dict,
         out_type: str | None = None,
         out_indices: Sequence[int] | int | None = None,
+        out_norm: bool = False,
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
@@ -80,13 +84,13 @@ class TunedBackbone(BaseModule):
         self.out_type = _check_out_type(out_type, self.trunk, has_maps)
         self.out_indices = _check_out_indices(out_indices, self.trunk, self.tuner)
         self.out_channels, self.out_strides = self._declare_outputs()
+        self.out_norms = self._make_norms() if out_norm else nn.ModuleDict()
         if not has_maps:
             self.trunk.stop_after(self.out_indices[-1])
         self.trunk.with_cp = self.tuner.with_cp = with_cp
         self.tuner.attach(self.trunk)
-        freeze_all_but(
-            self, [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]
-        )
+        trained = [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]
+        freeze_all_but(self, [*trained, *self.out_norms.parameters()])
         self.trunk.hold_frozen()
         install_state_hooks(self)
 
@@ -131,6 +135,22 @@ class TunedBackbone(BaseModule):
             tuple(strides[index] for index in self.out_indices) if are_maps else (),
         )
 
+    def _make_norms(self) -> nn.ModuleDict:
+        """Make a norm for each map of a block or stage that the trunk's own is not for."""
+        if self.tuner.strides or self.out_type != 'featmap':
+            raise UserError(
+                "backbone.out_norm True applies to maps of the trunk: set out_type='featmap', and "
+                'leave it out for a tuner that makes its own maps'
+            )
+        last = len(self.trunk.output_dims) - 1
+        return nn.ModuleDict(
+            {
+                str(index): nn.LayerNorm(dims)
+                for index, dims in zip(self.out_indices, self.out_channels, strict=True)
+                if index != last
+            }
+        )
+
     def _pad(self, image: Tensor) -> Tensor:
         """Pad right and bottom with zeros, once for trunk and side network alike."""
         height, width = image.shape[-2:]
@@ -155,6 +175,8 @@ class TunedBackbone(BaseModule):
             tokens = tokens[: len(image)]
             if self.out_type == 'raw':
                 return tokens
+            if str(index) in self.out_norms:
+                tokens = self.out_norms[str(index)](tokens)
             return _crop(self.trunk.to_map(tokens, grid), self.trunk.output_strides[index], image)
         vector = tokens[:, 0] if self.out_type == 'cls_token' else self.trunk.pool(tokens)
         branches = vector.split(len(image))
