@@ -45,6 +45,11 @@ def test_one_map_feeds_every_level():
         assert torch.autograd.grad(y.square().sum(), x, retain_graph=True)[0].abs().sum() > 0
 
 
+def test_maps_are_contiguous_for_the_sake_of_roi_align():
+    feats = [torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)]
+    assert all(x.is_contiguous() for x in SimpleFeaturePyramid(8, 4, num_outs=5)(feats))
+
+
 def test_every_parameter_gets_a_gradient():
     neck = SimpleFeaturePyramid(8, 4, num_outs=5)
     sum(y.square().sum() for y in neck((torch.randn(2, 8, 4, 4),))).backward()

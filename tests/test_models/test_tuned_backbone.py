@@ -297,3 +297,12 @@ def test_out_norm_is_refused_where_there_are_no_maps_of_the_trunk(cfg):
         UserError, match='out_norm True applies to maps of the trunk: set out_type='
     ):
         build(dict(cfg, out_norm=True))
+
+
+@pytest.mark.parametrize('trunk', [None, SWIN])
+def test_maps_are_contiguous_for_the_sake_of_roi_align(trunk):
+    options = dict(out_type='featmap', out_indices=[0, 3])
+    backbones = [backbone_config(trunk, FROZEN, **options)] + ([] if trunk else [backbone_config()])
+    for size in ((32, 32), (33, 47)):
+        for cfg in backbones:
+            assert all(x.is_contiguous() for x in build(cfg)(images(2, 3, *size)))

@@ -200,9 +200,13 @@ def _build(part: str, cfg: dict) -> nn.Module:
 
 
 def _crop(x: Tensor, stride: tuple[int, int], image: Tensor) -> Tensor:
-    """Cut a map to the cells that the unpadded image touches."""
+    """Cut a map to the cells that the unpadded image touches, and lay it out channel by channel.
+
+    mmcv's RoIAlign reads any map as if it lay like that, and gives wrong numbers without a word if
+    it does not.
+    """
     height, width = (math.ceil(n / s) for n, s in zip(image.shape[-2:], stride, strict=True))
-    return x[..., :height, :width]
+    return x[..., :height, :width].contiguous()
 
 
 def _check_out_type(out_type: str | None, trunk: Trunk, has_maps: bool) -> str:

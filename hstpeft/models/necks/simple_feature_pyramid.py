@@ -69,7 +69,7 @@ class SimpleFeaturePyramid(nn.Module):
 
         Returns:
             Maps (B, D, h * scale, w * scale) of each scale, odd sides rounded up, and the pooled
-            ones behind them.
+            ones behind them; contiguous, as mmcv's RoIAlign takes for granted.
 
         Raises:
             UserError: Another number of maps, or maps of another width.
@@ -86,7 +86,7 @@ class SimpleFeaturePyramid(nn.Module):
                     f"{tuple(x.shape)}: set it to the trunk's width, and backbone.out_type='featmap'"
                 )
         read = list(feats) if len(feats) > 1 else [feats[0]] * len(self.levels)
-        maps = [level(x) for level, x in zip(self.levels, read, strict=True)]
+        maps = [level(x).contiguous() for level, x in zip(self.levels, read, strict=True)]
         while len(maps) < self.num_outs:
             maps.append(F.max_pool2d(maps[-1], kernel_size=1, stride=2))
         return tuple(maps)
