@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         check_readable(options.checkpoint)
         cfg.load_from, cfg.resume = options.checkpoint, False
         pictures = PicturesHook(options.show_dir) if options.show_dir else None
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, ('test_dataloader',))
         if pictures is not None:
             runner.register_hook(pictures)
         metrics = runner.test()

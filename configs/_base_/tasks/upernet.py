@@ -9,8 +9,6 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size_divisor=32,
-        # A test batch of several sizes is padded too.
-        test_cfg=dict(size_divisor=1),
     ),
     backbone=dict(type='hstpeft.TunedBackbone'),
     decode_head=dict(
