@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -89,12 +90,19 @@ def train(config: Path, work_dir: Path, overrides: list[str]) -> dict[str, float
     """Train, going on where an earlier attempt stopped; returns what all attempts spent.
 
     An attempt that was killed together with this tool is not in the sum.
+
+    Raises:
+        UserError: The delta is there, but not what it took.
     """
     ledger = work_dir / 'spent.json'
     spent = json.loads(ledger.read_text()) if ledger.is_file() else []
     if not (work_dir / 'delta.pth').is_file():
         flags = ['--work-dir', work_dir, '--resume', '--no-validate']
         spent.append(call('train.py', config, *flags, *overrides, ledger=ledger, before=spent))
+    if not spent:
+        raise UserError(
+            f'{work_dir} holds a delta that this tool did not see trained: remove the folder'
+        )
     return {
         'cpu_seconds': round(sum(attempt['cpu_seconds'] for attempt in spent)),
         'wall_seconds': round(sum(attempt['wall_seconds'] for attempt in spent)),
@@ -119,7 +127,12 @@ def call(
     """
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, str(TOOLS / tool), *map(str, arguments)])
-    _, status, usage = os.wait4(process.pid, 0)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        # Nobody would see what it spends, and the next attempt would work beside it.
+        process.kill()
+        raise
     spent = {
         'cpu_seconds': usage.ru_utime + usage.ru_stime,
         'wall_seconds': time.perf_counter() - start,
@@ -174,6 +187,7 @@ def table(results: list[dict[str, Any]], metrics: list[str]) -> Table:
 def main(arguments: list[str] | None = None) -> None:
     """Measure every config and print the table."""
     options = parse_options(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with one_line_errors('measure.py'):
         results = [measure(config, options) for config in options.configs]
         Console().print(table(results, options.metrics))

@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from hstpeft.datasets.stand_ins import write_stand_in
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from tests import tiny
+from tests.conftest import REFERENCE
 from tests.test_configs.test_shipped import LEAVES, NAME, shrunk
+from tools.reference_checks.case import Case
+from tools.reference_checks.hst import build
 
 # Data set in a leaf's name -> the layout of its stand-in, and the variable that names its folder.
 ROOTS = {
@@ -94,6 +99,21 @@ def test_there_are_leaves_for_every_task_and_data_set():
         'semantic-fpn', 'upernet', 'mask-rcnn', 'cascade-mask-rcnn', 'atss',
     }  # fmt: skip
     assert {parts['dataset'] for parts in DENSE.values()} == set(ROOTS)
+
+
+@pytest.mark.parametrize('size', ['96', '64x96'])
+def test_the_reference_checks_the_very_classes_of_the_dense_leaves(size):
+    """`dense_features_*` compare the maps of this backbone with the official ones."""
+    init_default_scope('mmpretrain')
+    case = Case(REFERENCE / 'hst' / f'dense_features_{size}.json', torch.float32)
+    backbone = build(case).backbone
+    leaves = [name for name, parts in DENSE.items() if parts['method'] == 'hst']
+    assert len(leaves) >= 8
+    for name in leaves:
+        config = load_config(LEAVES[name]).model.backbone
+        assert MODELS.get(config.type) is type(backbone)
+        assert MODELS.get(config.trunk.type) is type(backbone.trunk)
+        assert MODELS.get(config.tuner.type) is type(backbone.tuner)
 
 
 @pytest.mark.parametrize('name', DENSE)
