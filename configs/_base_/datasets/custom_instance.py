@@ -1,0 +1,20 @@
+# Your own images with boxes and masks as COCO json; for the folder and the sizes see
+# custom_detection.py.
+_base_ = './custom_detection.py'
+if not _base_.has_masks:
+    raise ValueError(
+        f'{_base_.data_root}/annotations/train.json has annotations without segmentation: '
+        'take a detector that needs boxes only'
+    )
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
+]
+train_pipeline = [*load, *_base_.train_pipeline[2:]]
+test_pipeline = [load[0], _base_.test_pipeline[1], load[1], _base_.test_pipeline[3]]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+val_evaluator = dict(metric=['bbox', 'segm'])
+test_evaluator = val_evaluator
+del load
