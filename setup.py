@@ -68,7 +68,7 @@ setup(
     extras_require={
         'onedl': onedl,
         'det': onedl + pins('det', 'onedl-', 'imaug', 'pycocotools', 'opencv-'),
-        'lora': ['peft>=0.17', 'transformers>=4.53,<5'],
+        'lora': pins('runtime', 'peft', 'transformers'),
         'test': pins('test'),
         'docs': pins('docs'),
     },

@@ -1,4 +1,4 @@
-# What segmentation needs besides; a leaf of iterations sets by_epoch=False.
+# What segmentation needs besides.
 _base_ = './default_runtime.py'
 default_scope = 'mmseg'
 visualizer = dict(

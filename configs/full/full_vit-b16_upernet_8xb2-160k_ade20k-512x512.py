@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/full.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/upernet_160k.py',
-    '../_base_/default_runtime_mmseg.py',
+    '../_base_/default_runtime_mmseg_iters.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -16,5 +16,4 @@ model = dict(
     auxiliary_head=dict(in_channels=768, num_classes=_base_.num_classes),
     test_cfg=dict(mode='slide', crop_size=_base_.crop_size, stride=(341, 341)),
 )
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=16000))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=16000))

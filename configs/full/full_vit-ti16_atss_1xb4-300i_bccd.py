@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/full.py',
     '../_base_/datasets/bccd.py',
     '../_base_/schedules/dense_300i.py',
-    '../_base_/default_runtime_mmdet.py',
+    '../_base_/default_runtime_mmdet_iters.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -19,6 +19,5 @@ model = dict(
     ),
     bbox_head=dict(num_classes=_base_.num_classes),
 )
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=100))
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/full.py',
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/dense_300i.py',
-    '../_base_/default_runtime_mmseg.py',
+    '../_base_/default_runtime_mmseg_iters.py',
 ]
 model = dict(
     data_preprocessor=dict(
@@ -19,6 +19,5 @@ model = dict(
     ),
     decode_head=dict(num_classes=_base_.num_classes, ignore_index=_base_.ignore_index),
 )
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=100))
-log_processor = dict(by_epoch=False)
+default_hooks = dict(checkpoint=dict(interval=100))
 optim_wrapper = dict(optimizer=dict(lr=1e-4))

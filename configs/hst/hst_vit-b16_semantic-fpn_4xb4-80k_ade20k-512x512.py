@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/semantic-fpn_80k.py',
-    '../_base_/default_runtime_mmseg.py',
+    '../_base_/default_runtime_mmseg_iters.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -13,5 +13,3 @@ model = dict(
     decode_head=dict(num_classes=_base_.num_classes),
 )
 train_dataloader = dict(batch_size=4)
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=8000))
-log_processor = dict(by_epoch=False)

@@ -118,3 +118,11 @@ def test_the_model_exports_and_runs_under_no_grad_and_inference_mode():
     trained = model.train().backbone(image)  # a cache filled in inference mode must not break this
     sum(x.sum() for x in trained).backward()
     assert len(inferred) == len(trained) == 4
+
+
+def test_the_side_attention_without_biases_builds_and_learns():
+    model = build(backbone_config(tuner=hst_config(qkv_bias=False)))
+    attention = model.tuner.side.stages[0].blocks[0].attn
+    assert attention.q.bias is attention.k.bias is attention.v.bias is None
+    sum(x.square().mean() for x in model(images(2, 3, 32, 32))).backward()
+    assert all(p.grad is not None for p in model.tuner.side.parameters())

@@ -14,7 +14,15 @@ from hstpeft.delta.official import TRUNK, split_memory_tokens
 from hstpeft.delta.official.memory_tokens import memory_token_names
 from hstpeft.errors import UserError
 from hstpeft.models.tuners import MemoryTokensTuner
-from tests.conftest import ARCH, REFERENCE, build, draw, images
+from tests.conftest import (
+    ARCH,
+    REFERENCE,
+    backbone_config,
+    build,
+    draw,
+    images,
+    trunk_config,
+)
 from tests.literal.memory_tokens import (
     LiteralMemoryTokens,
     MemoryTokensOptions,
@@ -234,3 +242,16 @@ def test_a_wrong_option_is_refused_by_name_and_value(options, word):
     with pytest.raises(UserError) as info:
         MemoryTokensTuner(**options)
     assert word in str(info.value)
+
+
+@pytest.mark.parametrize('mode', ['prop', 'standard'])
+def test_a_frozen_trunk_in_bfloat16_takes_the_trained_class_token(mode):
+    tuner = dict(type='hstpeft.MemoryTokensTuner', mode=mode)
+    image = images(2, 3, 32, 32)
+    exact, half = (
+        build(backbone_config(trunk_config(dtype=dtype), tuner)).eval()
+        for dtype in ('float32', 'bfloat16')
+    )
+    (expected,), (got,) = exact(image), half(image)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, atol=0.1, rtol=0.1)

@@ -84,6 +84,8 @@ def test_it_is_found_by_its_name():
         (dict(scales=(3,)), 'powers of 2'),
         (dict(scales=(8, 1)), 'none above 4'),
         (dict(scales=(-1,)), 'powers of 2'),
+        (dict(scales=(1, 2)), 'must fall from level to level'),
+        (dict(scales=(1, 1)), 'must fall from level to level'),
         (dict(num_outs=3), 'num_outs 3 is below the 4 levels'),
     ],
 )

@@ -163,3 +163,12 @@ def test_sa2vp_refuses_windows_and_an_hvt_has_none():
     hvt = dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1', window_size=2)
     with pytest.raises(UserError, match="no option 'window_size'"):
         build(backbone_config(hvt, FROZEN), seed=None)
+
+
+def test_a_delta_of_windows_does_not_load_without_them_or_with_others():
+    windows = dict(window_size=3, global_attn_indices=(1, 3))
+    trained = windowed(hst_config(), **windows)
+    windowed(hst_config(), **windows).load_state_dict(trained.state_dict())
+    for other in ({}, dict(windows, window_size=2), dict(windows, global_attn_indices=(3,))):
+        with pytest.raises(UserError, match=r'tuner HSTTuner, windows of 3 but in \(1, 3\), the'):
+            windowed(hst_config(), **other).load_state_dict(trained.state_dict())

@@ -1,4 +1,4 @@
-# The same with multi-scale training: the shorter side from 480 to 800, for half of the images after
+# coco.py with multi-scale training: the shorter side from 480 to 800, for half of the images after
 # a crop (the augmentation of DETR, https://arxiv.org/abs/2005.12872).
 _base_ = './coco.py'
 sides = range(480, 801, 32)

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 data_root = '{{$DETECTION_ROOT:data/detection}}'
-size = int('{{$DETECTION_SIZE:128}}')
+size = int('{{$DETECTION_SIZE:96}}')
 for split in ('val', 'train'):
     file = pathlib.Path(data_root, 'annotations', f'{split}.json')
     if not file.is_file():

@@ -1,5 +1,5 @@
 # For small dense sets on small machines: 300 iterations, 10 % of them warm-up, then cosine to 0. Ours:
-# nothing is published. Full fine-tuning takes lr 1e-4.
+# nothing is published.
 optim_wrapper = dict(
     constructor='hstpeft.DeltaOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),

@@ -1,16 +1,8 @@
-# For small dense sets on small machines: 400 iterations, 10 % of them warm-up, then cosine to 0. Ours:
-# nothing is published. Full fine-tuning takes lr 1e-4.
-optim_wrapper = dict(
-    constructor='hstpeft.DeltaOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
-    paramwise_cfg=dict(flat_decay_mult=0.0, token_decay_mult=0.0),
-    clip_grad=dict(max_norm=1.0),
-)
+# dense_300i.py with 400 iterations, of batches of 2.
+_base_ = './dense_300i.py'
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=40, by_epoch=False),
     dict(type='CosineAnnealingLR', eta_min=0.0, T_max=360, begin=40, end=400, by_epoch=False),
 ]
 train_cfg = dict(by_epoch=False, max_iters=400, val_interval=400)
-val_cfg = dict()
-test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=2)

@@ -9,6 +9,8 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size_divisor=32,
+        # Whole patches: a side that is none would be squeezed onto the image at test time.
+        test_cfg=dict(size_divisor=16),
     ),
     backbone=dict(type='hstpeft.TunedBackbone'),
     neck=dict(type='mmseg.FPN', out_channels=256, num_outs=4),

@@ -119,8 +119,8 @@ class TunedBackbone(BaseModule):
         return tuple(self._format(index, taps[index], image, grid) for index in self.out_indices)
 
     def get_extra_state(self) -> Tensor:
-        """Return the trunk's identity and the tuner's kind, packed."""
-        return encode_identity(self.trunk.identity, self.tuner.kind)
+        """Return the trunk's identity, the tuner's kind and the trunk's form, packed."""
+        return encode_identity(self.trunk.identity, self.tuner.kind + self.trunk.form)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to set: the load hook has compared the identity with the trunk's."""

@@ -51,6 +51,8 @@ class SimpleFeaturePyramid(nn.Module):
                 raise UserError(
                     f'neck.scales {tuple(scales)} must be powers of 2, none above 4: got {scale:g}'
                 )
+        if list(self.scales) != sorted(set(self.scales), reverse=True):
+            raise UserError(f'neck.scales {tuple(scales)} must fall from level to level')
         self.num_outs = len(self.scales) if num_outs is None else num_outs
         if self.num_outs < len(self.scales):
             raise UserError(

@@ -65,6 +65,7 @@ class Trunk(nn.Module, ABC):
         num_prefix_tokens: Tokens P before the patches (class and register tokens).
         out_types: Forms of an output that exist, the usual one first.
         out_type_note: Why the other forms do not exist.
+        form: How the blocks run where their weights do not show it; a delta names it.
         frozen_dtype: What the frozen parameters are held in.
         with_cp: Whether the backward pass runs each block again instead of keeping what happens
             in it; set by the backbone.
@@ -86,6 +87,7 @@ class Trunk(nn.Module, ABC):
     num_prefix_tokens: int
     out_types: tuple[str, ...]
     out_type_note: str = ''
+    form: str = ''
     frozen_dtype: torch.dtype
     with_cp: bool = False
     mean: tuple[float, ...]

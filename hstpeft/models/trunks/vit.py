@@ -80,6 +80,8 @@ class ViTTrunk(Trunk):
             self.out_type_note = 'this trunk has no class token'
         self.window_size = window_size
         self.windowed_indices = _windowed(window_size, global_attn_indices, self.num_layers)
+        if self.windowed_indices:
+            self.form = f', windows of {window_size} but in {tuple(global_attn_indices)}'
         self.mean, self.std = mean_std(arch, weights)
         self.grid_size = self.vit.patch_embed.grid_size
         self.identity = RANDOM
@@ -101,7 +103,7 @@ class ViTTrunk(Trunk):
         grid = tuple(patches.shape[-2:])
         patches = self.vit.patch_embed.norm(patches.flatten(2).transpose(1, 2))
         prefix = [
-            token.expand(len(patches), -1, -1)
+            token.to(patches.dtype).expand(len(patches), -1, -1)
             for token in (self.vit.cls_token, self.vit.reg_token)
             if token is not None
         ]
@@ -109,7 +111,7 @@ class ViTTrunk(Trunk):
 
     def add_position(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add the position embedding for a grid to tokens (B, P + N, C), as at the entry."""
-        position = self._position(grid)
+        position = self._position(grid).to(tokens.dtype)
         if self.vit.no_embed_class:
             position = F.pad(position, (0, 0, self.num_prefix_tokens, 0))
         return self.vit.norm_pre(self.vit.pos_drop(tokens + position))
