@@ -8,11 +8,15 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from tests.test_models.arc_pair import SWIN_ARCH
 from tests.test_tools import made_dense
 from tools.analysis.get_flops import Count, count_model, main
 
 WIDTH, DEPTH, PATCH, CLASSES = 32, 4, 8, 5
 TINY = dict(embed_dim=WIDTH, depth=DEPTH, num_heads=2, img_size=32, patch_size=PATCH)
+SWIN = dict(
+    embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), window_size=2, img_size=64,
+)  # fmt: skip
 SHAPE, GRID = (40, 64), (5, 8)
 FROZEN = dict(type='hstpeft.FrozenTuner')
 HST = dict(type='hstpeft.HSTTuner', side_dims=[8, 8, 16, 16], side_heads=[2, 2, 4, 4])
@@ -32,10 +36,9 @@ def classifier(tuner: dict, arch: str = 'vit_tiny_patch16_224', **trunk) -> Conf
     """A classifier whose weights do not exist: they must not be looked for."""
     init_default_scope('mmpretrain')
     trunk = dict(
-        type='hstpeft.ViTTrunk',
         arch=arch,
         weights='/nowhere.npz',
-        **{'arch_options': TINY, **trunk},
+        **{'type': 'hstpeft.ViTTrunk', 'arch_options': TINY, **trunk},
     )
     backbone = dict(type='hstpeft.TunedBackbone', trunk=trunk, tuner=tuner)
     width = tuner['side_dims'][-1] if 'side_dims' in tuner else WIDTH
@@ -94,6 +97,16 @@ def test_hst_is_more_than_its_meta_tokens_in_the_trunk():
 def test_the_trunk_counts_up_to_the_last_tap_only():
     cfg = classifier(dict(HST, side_depths=[1] * 4, tap_indices=[0, 0, 1, 1]))
     assert count_model(cfg, SHAPE).parts['trunk'] == vit_macs(GRID, WIDTH, 2, PATCH)
+
+
+def test_the_norms_of_a_swins_maps_cost_nothing():
+    cfg = classifier(FROZEN, SWIN_ARCH, type='hstpeft.SwinTrunk', arch_options=SWIN)
+    cfg.model.backbone.update(out_type='featmap', out_indices=[0, 1, 2, 3])
+    del cfg.model['head']
+    plain = count_model(cfg, (64, 64))
+    assert plain.parts['trunk'] > 0
+    cfg.model.backbone.out_norm = True
+    assert count_model(cfg, (64, 64)) == plain
 
 
 def cells(height: int, width: int) -> list[int]:

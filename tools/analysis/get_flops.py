@@ -40,7 +40,7 @@ from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.backbones import TunedBackbone
 
 # Heads that read the maps of the neck, in the order in which a host runs them.
-DENSE_HEADS = ('head', 'decode_head', 'rpn_head', 'bbox_head')
+MAP_READERS = ('head', 'decode_head', 'rpn_head', 'bbox_head')
 DEFAULT_SHAPES = {'mmseg': (512, 512), 'mmdet': (800, 1333)}
 UNIT = '1 MAC = 1 multiplication with its addition = 2 FLOPs, in matrix products and convolutions'
 
@@ -148,7 +148,7 @@ def count_parts(
         parts['tuner'] = total - parts['trunk']
     else:
         parts['backbone'] = total
-    for name in ('neck', *DENSE_HEADS):
+    for name in ('neck', *MAP_READERS):
         part = getattr(model, name, None)
         if isinstance(part, nn.Module) and not isinstance(part, nn.ModuleList):
             parts[name], output = count_macs(part, feats)
@@ -174,7 +174,8 @@ def count_trunk(backbone: TunedBackbone, cfg: Config, image: torch.Tensor) -> in
     tuner, trunk = backbone.tuner, backbone.trunk
     last = max(tuner.tap_indices(trunk)) if tuner.strides else backbone.out_indices[-1]
     changes = dict(tuner=dict(type='hstpeft.FrozenTuner'), out_type='raw', out_indices=[last])
-    bare = build(cfg, changes).backbone
+    # Norms are not counted, and raw outputs have none.
+    bare = build(cfg, {**changes, 'out_norm': False}).backbone
     return count_macs(bare, image)[0]
 
 
