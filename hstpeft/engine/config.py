@@ -22,6 +22,7 @@ _TOP_LEVEL = {
 }  # fmt: skip
 _FREE = {'arch_options', 'meta', 'metainfo', 'optimizer', 'clip_grad', 'init_kwargs'}
 _LOADERS = {'train_dataloader', 'val_dataloader', 'test_dataloader'}
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -96,8 +97,12 @@ def _copies(cfg: Config, name: str) -> list[str]:
         return [f'model.backbone.{name}'] if name in (model.get('backbone') or {}) else []
     if name == 'img_norm':
         return ['model.data_preprocessor'] if 'data_preprocessor' in model else []
-    loaders = {loader: cfg.get(loader) for loader in sorted(_LOADERS)}
-    return [key for part in ({'model': model}, loaders) for key in _keys_named(name, part)]
+    found = list(_keys_named(name, {'model': model}))
+    if name == 'ignore_index':  # batches are padded with it
+        found += _keys_named('seg_pad_val', {'model': model})
+    for part in (*sorted(_LOADERS), *_EVALUATORS):
+        found += _keys_named(name, {part: cfg.get(part)})
+    return found
 
 
 def _keys_named(name: str, node: Any, where: str = '') -> Iterator[str]:

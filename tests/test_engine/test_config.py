@@ -53,6 +53,26 @@ def test_class_count_of_data_sets_and_transforms_is_named_too():
     )
 
 
+def test_ignored_label_is_found_in_losses_padding_transforms_and_metrics():
+    cfg = make(
+        dict(decode_head=dict(ignore_index=11)),
+        ignore_index=11,
+        train_dataloader=dict(dataset=dict(pipeline=[dict(type='X', ignore_index=11)])),
+        val_evaluator=dict(type='mmseg.IoUMetric', ignore_index=11),
+        test_evaluator=[dict(type='Nothing'), dict(type='mmseg.IoUMetric', ignore_index=11)],
+    )
+    cfg.model.data_preprocessor.seg_pad_val = 11
+    assert refusal(cfg, 'ignore_index') == 'set ' + ' and '.join(
+        [
+            'model.decode_head.ignore_index',
+            'model.data_preprocessor.seg_pad_val',
+            'train_dataloader.dataset.pipeline.0.ignore_index',
+            'val_evaluator.ignore_index',
+            'test_evaluator.1.ignore_index',
+        ]
+    )
+
+
 @pytest.mark.parametrize(
     ('key', 'target'),
     [
