@@ -34,8 +34,8 @@ def check_channels(model: nn.Module) -> None:
     For mmpretrain, mmseg and mmdet alike; any other backbone is left alone.
 
     Raises:
-        UserError: ``in_channels`` or ``in_index`` do not fit; names the key, the maps and the
-            value to set.
+        UserError: ``in_channels`` or ``in_index`` do not fit, or the neck leaves a map with an
+            ``out_norm`` unread; names the key, the maps and the value to set.
     """
     model = model.module if is_model_wrapper(model) else model
     backbone = getattr(model, 'backbone', None)
@@ -43,8 +43,10 @@ def check_channels(model: nn.Module) -> None:
         return
     _check_form(model, backbone)
     maps: Maps | None = Maps(backbone.out_channels, _describe(backbone))
-    for key, neck in _parts(model, 'neck'):
+    for index, (key, neck) in enumerate(_parts(model, 'neck')):
         maps = _check_neck(key, neck, maps)
+        if index == 0:
+            _check_norms(key, neck, backbone)
         if maps is None:
             return
     for name in ('decode_head', 'auxiliary_head'):
@@ -143,9 +145,26 @@ def _check_pyramid(key: str, neck: SimpleFeaturePyramid, maps: Maps) -> None:
 def _check_levels(key: str, neck: nn.Module, maps: Maps) -> None:
     """Compare a width a map; those below an FPN's start level are not read."""
     expected, given = list(neck.in_channels), list(maps.channels)
-    read = slice(getattr(neck, 'start_level', 0), getattr(neck, 'backbone_end_level', None))
+    read = _levels_read(neck)
     if len(expected) != len(given) or expected[read] != given[read]:
         _mismatch(key, expected, given, maps)
+
+
+def _levels_read(neck: nn.Module) -> slice:
+    return slice(getattr(neck, 'start_level', 0), getattr(neck, 'backbone_end_level', None))
+
+
+def _check_norms(key: str, neck: nn.Module, backbone: TunedBackbone) -> None:
+    """Refuse a trainable norm on a map that the neck leaves unread: DDP waits for its gradient."""
+    read = _levels_read(neck)
+    indices, widths = list(backbone.out_indices), list(backbone.out_channels)
+    unread = [i for i in indices if i not in indices[read] and str(i) in backbone.out_norms]
+    if unread:
+        raise UserError(
+            f'model.backbone.out_norm True puts a trainable norm on the map of index {unread[0]}, '
+            f'which {key} leaves unread: set model.backbone.out_indices={indices[read]}, '
+            f'{key}.in_channels={widths[read]}, {key}.start_level=0 and {key}.end_level=-1'
+        )
 
 
 def _check_decode_head(key: str, head: nn.Module, maps: Maps) -> None:

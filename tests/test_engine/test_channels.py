@@ -187,6 +187,28 @@ def test_detector_of_mmdet(task):
         check(cfg.model, 'mmdet')
 
 
+def test_norm_of_a_map_that_the_neck_leaves_unread():
+    """It would get no gradient, and DDP would wait for it."""
+    pytest.importorskip('mmdet.models', exc_type=ImportError)
+    maps = dict(out_type='featmap', out_indices=[0, 1, 2, 3])
+    neck = dict(type='mmdet.FPN', in_channels=[32] * 4, out_channels=8, num_outs=5, start_level=1)
+    model = nn.Module()
+    model.neck = MODELS.build(neck)
+    model.backbone = MODELS.build(plain(**maps))
+    check_channels(model)
+    model.backbone = MODELS.build(plain(out_norm=True, **maps))
+    said = (
+        'model.backbone.out_norm True puts a trainable norm on the map of index 0, which '
+        'model.neck leaves unread: set model.backbone.out_indices=[1, 2, 3], '
+        'model.neck.in_channels=[32, 32, 32], model.neck.start_level=0 and model.neck.end_level=-1'
+    )
+    with pytest.raises(UserError, match='^' + re.escape(said) + '$'):
+        check_channels(model)
+    model.backbone = MODELS.build(plain(out_norm=True, **{**maps, 'out_indices': [1, 2, 3]}))
+    model.neck = MODELS.build({**neck, 'in_channels': [32] * 3, 'start_level': 0})
+    check_channels(model)
+
+
 def test_classifier_of_mmpretrain():
     check(classifier_config(), 'mmpretrain')
     wrong = classifier_config()
