@@ -5,14 +5,15 @@ Speaks mmengine's data set protocol (length and `get_data_info`), so it holds fo
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.runner.runner import _SlicedDataset
 
 from hstpeft.engine.data_paths import is_local
 from hstpeft.errors import UserError
@@ -38,14 +39,27 @@ class Categories(NamedTuple):
     names: dict[int, str]
 
 
+class Outcome(NamedTuple):
+    """What came of a piece of work in one process.
+
+    Attributes:
+        result: What it returned.
+        refusal: Message of its `UserError`.
+        failure: Name and message of any other error.
+    """
+
+    result: Any = None
+    refusal: str | None = None
+    failure: str | None = None
+
+
 @HOOKS.register_module()
 class DataCheckHook(Hook):
     """Check the data sets of a run once, before their first use.
 
     Finds: no images at all, class names that the annotations do not have, no instance of any
     class, files that are missing on disk. Images that ``filter_cfg`` leaves out are counted in
-    the log. Validation data are checked before training too. All processes raise what any of them
-    has found.
+    the log. Validation data are checked before training too. If one process fails, all do.
 
     Raises:
         UserError: Names the data set, what is wrong and the remedy.
@@ -72,24 +86,53 @@ class DataCheckHook(Hook):
         if loader is None or name in self._checked:
             return
         self._checked.add(name)
-        problem = None
-        try:
-            for key, dataset in datasets_in(f'{name}_dataloader.dataset', loader.dataset):
-                for note in check_dataset(key, dataset, is_scored=_is_scored(loop)):
+        parts = dict(datasets_in(f'{name}_dataloader.dataset', loader.dataset))
+
+        def read() -> list[Categories | None]:
+            # A file of COCO's size takes a while: one process reads it for all.
+            return [_coco_file(part) for part in parts.values()] if is_main_process() else []
+
+        def check() -> None:
+            for (key, dataset), file in zip(parts.items(), files, strict=True):
+                for note in check_dataset(key, dataset, file, _is_scored(loop)):
                     runner.logger.info(note)
-        except UserError as error:
-            problem = str(error)
-        problems = [found for found in all_gather_object(problem) if found is not None]
-        if problems:
-            raise UserError(problems[0])
+
+        files = _in_all(read)[0]
+        _in_all(check)
 
 
-def check_dataset(key: str, dataset: Any, is_scored: bool = True) -> list[str]:
+def _in_all(work: Callable[[], Any]) -> list[Any]:
+    """Do something in every process; returns what each made of it.
+
+    If it fails in one, it fails in all: they would wait for that one for ever.
+    """
+    own = None
+    try:
+        outcome = Outcome(work())
+    except UserError as error:
+        outcome, own = Outcome(refusal=str(error)), error
+    except Exception as error:  # whatever it is, the others must hear of it
+        outcome, own = Outcome(failure=f'{type(error).__name__}: {error}'), error
+    outcomes = all_gather_object(outcome)
+    if own is not None:
+        raise own
+    for outcome in outcomes:
+        if outcome.refusal is not None:
+            raise UserError(outcome.refusal)
+        if outcome.failure is not None:
+            raise RuntimeError(f'another process failed in the check of data: {outcome.failure}')
+    return [outcome.result for outcome in outcomes]
+
+
+def check_dataset(
+    key: str, dataset: Any, file: Categories | None = None, is_scored: bool = True
+) -> list[str]:
     """Check one data set without wrappers.
 
     Args:
         key: What it is called in messages, e.g. ``train_dataloader.dataset``.
         dataset: Any; one without mmengine's protocol is checked for its length only.
+        file: What its COCO file says about itself, if it has one.
         is_scored: Whether its annotations are used.
 
     Returns:
@@ -102,7 +145,6 @@ def check_dataset(key: str, dataset: Any, is_scored: bool = True) -> list[str]:
     if not hasattr(dataset, 'get_data_info'):
         return []
     notes = []
-    file = _coco_file(dataset)
     if file is not None:
         notes += _check_classes(key, dataset, file)
     if is_scored:
@@ -114,7 +156,13 @@ def check_dataset(key: str, dataset: Any, is_scored: bool = True) -> list[str]:
 
 
 def datasets_in(key: str, dataset: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the data sets inside wrappers with their keys; an empty wrapper as it is."""
+    """Yield the data sets inside wrappers with their keys; an empty wrapper as it is.
+
+    Of one that ``num_batch_per_epoch`` has cut short it is the whole: what a cut shows of it would
+    be taken for all that there is.
+    """
+    if isinstance(dataset, _SlicedDataset):
+        dataset = dataset._dataset
     parts, inner = getattr(dataset, 'datasets', None), getattr(dataset, 'dataset', None)
     if isinstance(parts, Sequence) and parts:
         for index, part in enumerate(parts):

@@ -245,9 +245,79 @@ def test_of_many_images_an_even_sample_is_looked_up(tmp_path, monkeypatch):
 
 def test_other_processes_raise_what_one_has_found(tmp_path, monkeypatch):
     """Files may be missing on one machine only; the others must not wait for it for ever."""
-    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: [mine, 'gone on rank 1'])
+    other = data_checks.Outcome(refusal='gone on rank 1')
+    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: [mine, other])
     root = write_segmentation(tmp_path)
     fails(config(tmp_path / 'work', seg_dataset(root)), 'gone on rank 1')
+
+
+def test_other_processes_hear_of_an_error_that_nobody_expected(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: told.append(mine) or told)
+    dataset = seg_dataset(write_segmentation(tmp_path))
+
+    def check(*_) -> None:
+        raise ZeroDivisionError('of rank 0')
+
+    monkeypatch.setattr(data_checks, 'check_dataset', check)
+    with pytest.raises(ZeroDivisionError, match=r'^of rank 0$'):
+        build_runner(config(tmp_path / 'work', dataset)).train()
+    assert told[-1].failure == 'ZeroDivisionError: of rank 0'
+    told.pop(0)  # what is left came from another process
+    monkeypatch.setattr(data_checks, 'check_dataset', lambda *_: [])
+    with pytest.raises(RuntimeError, match=r'another process .+: ZeroDivisionError: of rank 0$'):
+        build_runner(config(tmp_path / 'again', dataset)).train()
+
+
+def test_annotation_file_is_read_by_the_first_process_for_all(tmp_path, boxes, monkeypatch):
+    dataset = box_dataset(boxes(tmp_path))
+    of_rank_0 = data_checks.Categories(3, {1: 'dog', 2: 'cat', 3: 'bird'})
+    gathered = [data_checks.Outcome([of_rank_0])]
+    monkeypatch.setattr(data_checks, 'is_main_process', lambda: False)
+    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: [*gathered, mine])
+    monkeypatch.setattr(data_checks, '_coco_file', lambda dataset: pytest.fail('read again'))
+    with pytest.raises(UserError, match=rf'^{KEY}\.metainfo\.classes .+ another order'):
+        build_runner(config(tmp_path / 'work', dataset)).train()
+
+
+def test_a_set_that_is_cut_short_is_checked_as_a_whole(tmp_path, boxes):
+    """As for --dry-run: the first image without a box, one left out."""
+    content = coco(count=4)
+    content['annotations'] = content['annotations'][1:3]
+    root = boxes(tmp_path, content, count=4)
+    (root / 'val.json').write_text(json.dumps(content))
+    chosen = dict(filter_cfg=dict(filter_empty_gt=True))
+    cfg = config(tmp_path / 'work', box_dataset(root, **chosen), box_dataset(root, 'val'))
+    cfg.train_dataloader.num_batch_per_epoch = cfg.val_dataloader.num_batch_per_epoch = 1
+    runner = build_runner(cfg)
+    runner.train()
+    (log,) = Path(runner.log_dir).glob('*.log')
+    assert f'{KEY}: filter_cfg left out 2 of 4 images'.replace('\\', '') in log.read_text()
+    assert len(runner.val_dataloader.dataset) == 1
+    none = box_dataset(root, filter_cfg=dict(min_size=99), serialize_data=False)
+    cfg = config(tmp_path / 'none', none)
+    cfg.train_dataloader.num_batch_per_epoch = 1
+    fails(cfg, '.+ leaves out all 4 images .+')
+
+
+def test_a_cut_longer_than_the_set_is_no_cut(tmp_path):
+    root = write_segmentation(tmp_path)
+    cfg = config(tmp_path / 'work', seg_dataset(root), seg_dataset(root, 'val'))
+    cfg.test_dataloader.update(batch_size=8, num_batch_per_epoch=1)
+    assert build_runner(cfg).test() == {'images': 3}
+
+
+def test_batch_size_that_leaves_no_batch(tmp_path):
+    cfg = config(tmp_path / 'work', seg_dataset(write_segmentation(tmp_path)))
+    cfg.train_dataloader.update(batch_size=4, drop_last=True)
+    build_runner(cfg).train()  # an infinite sampler goes round
+    cfg = config(tmp_path / 'again', seg_dataset(tmp_path))
+    cfg.train_dataloader.update(batch_size=4, drop_last=True, sampler=dict(type='DefaultSampler'))
+    fails(
+        cfg,
+        r'train_dataloader\.batch_size 4 is more than the 3 images that a process has, and '
+        r'drop_last=True .+: set batch_size to at most 3, or drop_last=False',
+    )
 
 
 def test_error_reaches_the_user_as_one_line(tmp_path, capsys):
