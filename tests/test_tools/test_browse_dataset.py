@@ -88,6 +88,16 @@ def test_wrappers_are_looked_through(trained, tmp_path):
         assert count_samples(dataset, mode) == len(list(samples(dataset, mode))) == number
 
 
+def test_an_empty_set_is_one_line(tmp_path, capsys):
+    config = made_dense.make_task(tmp_path, made_dense.SEG, checkpoint=False).config
+    option = 'train_dataloader.dataset.img_suffix=.tif'
+    with pytest.raises(SystemExit):
+        main([str(config), '--output-dir', str(tmp_path / 'out'), '--cfg-options', option])
+    said = capsys.readouterr().err.splitlines()[-1]
+    start = 'browse_dataset.py: error: train_dataloader.dataset: '
+    assert re.match(rf"{re.escape(start)}\S+ holds no file that ends in '\.tif'", said), said
+
+
 REFUSALS = {
     'no such split': (
         ['--split', 'val', '--cfg-options', 'val_dataloader=None'],
@@ -100,7 +110,7 @@ REFUSALS = {
     ),
     'unknown data set': (
         ['--cfg-options', 'train_dataloader.dataset.type=mmpretrain.VTAP'],
-        r'config: .*mmpretrain\.VTAP is not in .+',
+        r'train_dataloader cannot be built: KeyError: .*mmpretrain\.VTAP is not in .+',
     ),
     'no data': (
         ['--cfg-options', 'train_dataloader.dataset.data_root=/nowhere'],

@@ -25,7 +25,10 @@ from mmengine.registry import DATASETS
 from rich.progress import track
 
 from hstpeft.engine.config import load_config
+from hstpeft.engine.data_checks import check_not_empty, datasets_in
+from hstpeft.engine.data_paths import check_paths
 from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.runner import BUILD_ERRORS, build_error
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.visualization import PictureFolder, build_visualizer, to_picture
 
@@ -38,21 +41,24 @@ def build_dataset(cfg: Config, split: str) -> Any:
     """Build the data set of a split.
 
     Raises:
-        UserError: The config has none, its files do not exist, or its type is unknown.
+        UserError: The config has none, its files do not exist, it is empty, or a host cannot read
+            it.
     """
-    loader = cfg.get(f'{split}_dataloader')
+    name = f'{split}_dataloader'
+    loader = cfg.get(name)
     if loader is None:
-        raise UserError(f'--split {split}: the config has no {split}_dataloader')
+        raise UserError(f'--split {split}: the config has no {name}')
+    check_paths(cfg, [name])
     try:
         dataset = DATASETS.build(loader.dataset)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
-    except FileNotFoundError as error:
-        raise UserError(f'{split}_dataloader.dataset: {error}') from error
-    except KeyError as error:  # mmengine's words for a misspelt type
-        if 'registry' in str(error):
-            raise UserError(f'config: {error}') from error
+    except UserError:
         raise
+    except BUILD_ERRORS as error:
+        raise build_error(name, loader, error) from error
+    for key, part in datasets_in(f'{name}.dataset', dataset):
+        check_not_empty(key, part)
     return dataset
 
 
@@ -96,11 +102,7 @@ def count_samples(dataset: Any, mode: str) -> int:
 
 def plain_datasets(dataset: Any) -> list[BaseDataset]:
     """Return the data sets inside wrappers that repeat, mix or join others."""
-    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
-    if inner is None:
-        return [dataset]
-    inner = inner if isinstance(inner, Sequence) else [inner]
-    return list(itertools.chain.from_iterable(map(plain_datasets, inner)))
+    return [plain for _, plain in datasets_in('dataset', dataset)]
 
 
 class StagedPipeline:
