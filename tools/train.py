@@ -66,6 +66,12 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
         raise UserError('--amp (float16) needs a GPU: use --bf16 on a CPU')
     if options.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    if options.bf16 and cfg.model.get('roi_head'):
+        raise UserError(
+            '--bf16: RoIAlign, which model.roi_head uses, has no bfloat16 kernel: use --amp on a '
+            "GPU, or float32; or model.backbone.trunk.dtype='bfloat16', which keeps the maps in "
+            'float32'
+        )
     if options.bf16:
         cfg.optim_wrapper.type = 'hstpeft.BFloat16OptimWrapper'
     if options.auto_scale_lr:
@@ -97,13 +103,16 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
 
 
 def shorten(cfg: Config) -> None:
-    """Leave one training iteration and one validation batch of a config, in place."""
-    length = 'max_epochs' if cfg.train_cfg.get('by_epoch', True) else 'max_iters'
-    cfg.train_cfg.update({length: 1, 'val_interval': 1})
-    for loader in (cfg.train_dataloader, cfg.get('val_dataloader')):
-        if loader is not None:
-            loader.num_batch_per_epoch = 1
-    cfg.default_hooks.logger.interval = cfg.default_hooks.checkpoint.interval = 1
+    """Leave one training iteration and one validation batch of a config, in place.
+
+    A recipe of epochs becomes one of iterations: its schedule is still that of whole epochs.
+    """
+    cfg.train_cfg = dict(by_epoch=False, max_iters=1, val_interval=1)
+    if cfg.get('val_dataloader') is not None:
+        cfg.val_dataloader.num_batch_per_epoch = 1
+    cfg.default_hooks.logger.update(interval=1, log_metric_by_epoch=False)
+    cfg.default_hooks.checkpoint.update(interval=1, by_epoch=False)
+    cfg.log_processor = {**(cfg.get('log_processor') or {}), 'by_epoch': False}
 
 
 def main(arguments: list[str] | None = None) -> None:

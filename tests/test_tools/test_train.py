@@ -129,6 +129,18 @@ def test_bf16_trains_a_float32_delta(trained, tmp_path):
     assert 0 < tiny.spread(state, plain) < 0.1, 'bfloat16 is another, near result'
 
 
+def test_dry_run_of_a_recipe_of_epochs_takes_one_step_with_its_schedule(trained, tmp_path):
+    work_dir = tiny.train(trained.task.hst, tmp_path, '--dry-run')
+    assert sorted(path.name for path in work_dir.glob('*.pth')) == ['delta.pth', 'iter_1.pth']
+    scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    step, metrics = map(json.loads, scalars)
+    assert 'loss' in step
+    assert 'accuracy/top1' in metrics
+    schedulers = tiny.load(work_dir / 'iter_1.pth')['param_schedulers']
+    whole = tiny.load(trained.work_dir / 'epoch_1.pth')['param_schedulers']
+    assert [s['end'] for s in schedulers] == [s['end'] for s in whole], 'epochs are still as long'
+
+
 def test_auto_scale_lr_follows_the_batch(task, tmp_path):
     base = load_config(task.hst)
     assert base.auto_scale_lr.base_batch_size == 32

@@ -152,6 +152,10 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         lambda t: Call(['--amp']),
         r'--amp \(float16\) needs a GPU: use --bf16 .+',
     ),
+    'bf16 and RoIAlign': (
+        lambda t: bad_leaf(t, "model = dict(roi_head=dict(type='X'))")._replace(flags=['--bf16']),
+        r'--bf16: RoIAlign, which model\.roi_head uses, has no bfloat16 kernel: .+',
+    ),
     'amp and bf16': (lambda t: Call(['--amp', '--bf16']), r'--amp and --bf16 exclude each other'),
 }
 
