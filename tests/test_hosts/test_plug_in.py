@@ -144,7 +144,7 @@ def run(*arguments: object) -> None:
     assert job.returncode == 0, job.stdout[-2000:] + job.stderr[-4000:]
 
 
-def assert_loads(small: Path, layout: str, checkpoint: str, metric: str, folder: Path) -> None:
+def assert_loads(small: Path, checkpoint: str, metric: str, folder: Path) -> None:
     """Train by the host's tool, make a delta, and load it in each of the host's ways."""
     tools = shipped(Config.fromfile(small).default_scope) / 'tools'
     work_dir = folder / 'work'
@@ -192,7 +192,7 @@ def test_mmseg_trains_tests_and_loads_it(shared, tmp_path, need_host):
     data = write_stand_in('ade20k', tmp_path / 'ade', 4, 2, size=(90, 77))
     text = SMALL + SMALL_SEGMENTOR
     small.write_text(text.format(weights=dense.weights('vit', shared), data=data))
-    assert_loads(small, 'ade20k', 'iter_2.pth', 'mIoU', tmp_path)
+    assert_loads(small, 'iter_2.pth', 'mIoU', tmp_path)
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
@@ -203,7 +203,7 @@ def test_mmdet_trains_tests_and_loads_it(shared, tmp_path, need_host):
     data = write_stand_in('coco', tmp_path / 'coco', 4, 2, size=(90, 77))
     text = SMALL + SMALL_DETECTOR
     small.write_text(text.format(weights=dense.weights('vit', shared), data=data))
-    assert_loads(small, 'coco', 'epoch_1.pth', 'coco/bbox_mAP', tmp_path)
+    assert_loads(small, 'epoch_1.pth', 'coco/bbox_mAP', tmp_path)
 
 
 def test_semantic_fpn_takes_the_maps_through_its_neck(shared, tmp_path, need_host):

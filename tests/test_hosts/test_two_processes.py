@@ -19,7 +19,7 @@ STILL = (
     'optim_wrapper.optimizer.lr=0.05',
     'model_wrapper_cfg.sync_bn=True',
 )
-LIMIT = 1e-5
+LIMIT = 1e-4
 
 
 def still_leaf(task: str, folder: Path, shared: Path) -> Path:
