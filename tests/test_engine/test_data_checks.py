@@ -53,7 +53,10 @@ def test_sound_data_of_both_hosts_train(tmp_path, boxes):
 
 
 PATHS = {
-    'annotation file': (dict(ann_file='trian.json'), r"ann_file 'trian\.json' \(\S+/trian\.json\)"),
+    'annotation file': (
+        dict(ann_file='trainn.json'),
+        r"ann_file 'trainn\.json' \(\S+/trainn\.json\)",
+    ),
     'folder': (dict(data_prefix=dict(img='imgs')), r"data_prefix\.img 'imgs' \(\S+/data/imgs\)"),
     'root': (dict(data_root='/nowhere/data'), r'data_root /nowhere/data'),
 }
