@@ -1,13 +1,14 @@
 """Tiny trunks, backbones and classifiers that the tests share."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
@@ -24,6 +25,13 @@ VIT = dict(
 )  # fmt: skip
 SIDE = dict(side_dims=(8, 12, 12, 16), side_heads=(2, 2, 3, 4))
 MEAN_STD = dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=5)
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_left_behind() -> Iterator[None]:
+    """Forget the scope of a host's run: under it, types without a prefix mean its own."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 def draw(shapes: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
