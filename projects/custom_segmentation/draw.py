@@ -2,8 +2,8 @@
 
 python projects/custom_segmentation/draw.py {masks,coco} ROOT
 
-Objects of ten shapes lie on a ground with clutter. The class is the texture, which the small trunk
-that ships with the project can tell.
+Objects of ten shapes lie on a ground with clutter. The class is the texture, one of four, which the
+small trunk that ships with the project can tell.
 """
 
 import sys
@@ -15,9 +15,11 @@ import numpy as np
 
 from hstpeft.datasets.dense_folders import CocoLayout, MapLayout, draw_scenes
 from hstpeft.datasets.dense_scenes import DenseScene
-from hstpeft.datasets.drawing import SHAPES, TEXTURES
+from hstpeft.datasets.drawing import SHAPES
+from hstpeft.datasets.drawing import TEXTURES as ALL_TEXTURES
 from hstpeft.errors import UserError, one_line_errors
 
+TEXTURES = ALL_TEXTURES[:4]
 LAYOUTS = dict(
     masks=MapLayout(
         'img_dir/{split}/{index:04d}.png',
@@ -30,7 +32,7 @@ LAYOUTS = dict(
         categories=dict(enumerate(TEXTURES, start=1)),
     ),
 )
-NUMBERS = dict(train=200, val=40)
+NUMBERS = dict(train=160, val=40)
 SIZE = (256, 384)
 
 

@@ -12,4 +12,5 @@ model = dict(
     neck=dict(in_channels=_base_.tuner.side_dims),
     decode_head=dict(num_classes=_base_.num_classes),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=4)

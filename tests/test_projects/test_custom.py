@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hstpeft.datasets.drawing import TEXTURES
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError
@@ -22,8 +21,8 @@ MAX_LINES = 20
 SIZE = (64, 96)
 LEAVES = {
     'semantic-fpn': 'custom_segmentation/hst_vit-mini_semantic-fpn_1xb4-12e_custom.py',
-    'mask-rcnn': 'custom_detection/hst_vit-mini_mask-rcnn_1xb4-12e_custom.py',
-    'atss': 'custom_detection/hst_vit-mini_atss_1xb4-12e_custom.py',
+    'mask-rcnn': 'custom_detection/hst_vit-mini_mask-rcnn_1xb2-12e_custom.py',
+    'atss': 'custom_detection/hst_vit-mini_atss_1xb2-12e_custom.py',
 }
 # After one iteration a detector believes in nothing: show what it finds, but little of it.
 OPTIONS = {
@@ -100,7 +99,9 @@ def test_segmentation_goes_from_the_data_to_a_delta_that_mmseg_loads(data, tmp_p
     names = data.masks.joinpath('classes.txt').read_text().split()
     assert 'mIoU' in dry_run('semantic-fpn', tmp_path / 'work')
     delta = tmp_path / 'work' / 'delta.pth'
-    assert list(load_checkpoint(delta)['meta']['dataset_meta']['classes']) == names
+    meta = load_checkpoint(delta)['meta']['dataset_meta']
+    assert list(meta['classes']) == names
+    assert len({tuple(colour) for colour in meta['palette']}) == len(names)
     # The written config is whole: it asks for the folder no more.
     shutil.rmtree(data.masks)
     model = init_model(str(tmp_path / 'work' / leaf('semantic-fpn').name), str(delta), 'cpu')
@@ -127,6 +128,15 @@ def test_detection_goes_from_the_data_to_a_delta_that_mmdet_loads(task, data, tm
     found = inference_detector(model, np.zeros((40, 72, 3), np.uint8)).pred_instances
     assert len(found) > 0 and int(found.labels.max()) < len(names)
     assert ('masks' in found) == has_masks
+
+
+@pytest.mark.parametrize('task', LEAVES)
+def test_the_name_and_the_learning_rate_are_for_this_batch_size(task, data):
+    config = load_config(leaf(task))
+    assert config.auto_scale_lr.base_batch_size == config.train_dataloader.batch_size
+    assert (
+        f'_1xb{config.train_dataloader.batch_size}-{config.train_cfg.max_epochs}e_' in LEAVES[task]
+    )
 
 
 @pytest.mark.parametrize('task', LEAVES)
@@ -200,17 +210,17 @@ def test_a_json_that_is_not_of_coco(data):
         load_config(leaf('atss'))
 
 
-def test_both_kinds_show_the_same_textures(drawn):
+def test_both_kinds_show_the_same_textures(draw, drawn):
     names = drawn.masks.joinpath('classes.txt').read_text().split()
     content = json.loads(drawn.boxes.joinpath('annotations/train.json').read_bytes())
     assert ['ground', *(category['name'] for category in content['categories'])] == names
-    assert names == ['ground', *TEXTURES]
+    assert names == ['ground', *draw.TEXTURES]
     maps = [np.array(Image.open(path)) for path in sorted(drawn.masks.glob('ann_dir/train/*.png'))]
     assert len(maps) == 4 and len(content['annotations']) >= 12
     for shown in content['annotations']:
         (x, y, width, height), labels = shown['bbox'], maps[shown['image_id'] - 1]
         assert shown['category_id'] in labels[y : y + height, x : x + width]
-    assert len({shown['category_id'] for shown in content['annotations']}) > 4
+    assert len({shown['category_id'] for shown in content['annotations']}) == len(draw.TEXTURES)
 
 
 def test_drawing_mixes_nothing_with_real_data(draw, tmp_path, capsys):

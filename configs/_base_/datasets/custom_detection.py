@@ -49,7 +49,7 @@ test_pipeline = [
 dataset = dict(type='mmdet.CocoDataset', data_root=data_root, metainfo=dict(classes=classes))
 loader = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     dataset=dict(
         **dataset,
         ann_file='annotations/train.json',

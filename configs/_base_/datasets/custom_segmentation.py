@@ -3,6 +3,7 @@
 #   SEGMENTATION_SIZE   the shorter side to which images are resized, and the side of training crops
 # Line n of classes.txt names the pixels of value n - 1; those of value 255 have no class. A mask is
 # a PNG of one channel, and is called like its image.
+import colorsys
 import pathlib
 
 data_root = '{{$SEGMENTATION_ROOT:data/segmentation}}'
@@ -19,6 +20,9 @@ if len(classes) < 2 or not all(classes):
         'the background counts'
     )
 num_classes = len(classes)
+# Hues that are far apart, however many there are.
+hues = [(0.6 + 0.618 * label) % 1 for label in range(num_classes)]
+palette = [[int(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.8, 0.9)] for hue in hues]
 # mmseg lists the images by one suffix, and would pass over others.
 suffixes = sorted({path.suffix for path in pathlib.Path(data_root, 'img_dir').rglob('*.*')})
 suffixes = [
@@ -55,8 +59,7 @@ test_pipeline = [
 dataset = dict(
     type='mmseg.BaseSegDataset',
     data_root=data_root,
-    # Without a palette mmseg draws one, the same in every run.
-    metainfo=dict(classes=classes),
+    metainfo=dict(classes=classes, palette=palette),
     img_suffix=suffixes[0],
     seg_map_suffix='.png',
 )
@@ -87,4 +90,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-del pathlib, file, suffixes, load, dataset, loader
+del colorsys, pathlib, file, hues, suffixes, load, dataset, loader

@@ -1,8 +1,8 @@
 _base_ = [
-    '../../configs/_base_/tasks/atss-small.py',
+    '../../configs/_base_/tasks/mask-rcnn-small.py',
     '../../configs/_base_/trunks/vit-mini_rendered.py',
     '../../configs/_base_/tuners/hst.py',
-    '../../configs/_base_/datasets/custom_detection.py',
+    '../../configs/_base_/datasets/custom_instance.py',
     '../../configs/_base_/schedules/12e_adamw.py',
     '../../configs/_base_/default_runtime_mmdet.py',
 ]
@@ -10,6 +10,11 @@ model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
     neck=dict(in_channels=_base_.tuner.side_dims),
-    bbox_head=dict(num_classes=_base_.num_classes),
+    roi_head=dict(
+        bbox_head=dict(num_classes=_base_.num_classes),
+        mask_head=dict(num_classes=_base_.num_classes),
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=2)
