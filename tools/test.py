@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         if pictures is not None:
             runner.register_hook(pictures)
         metrics = runner.test()
+        # Its DDP would hold the threads of the process group.
+        del runner
     if options.out and is_main_process():
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(to_json(metrics), indent=2, allow_nan=False)

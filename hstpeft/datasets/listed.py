@@ -33,6 +33,9 @@ class ListedImages(BaseDataset):
         UserError: A folder or file is missing, a line is broken, or a label out of range.
     """
 
+    checks_images = True
+    """Missing and damaged images are `on_bad_image`'s matter."""
+
     def __init__(
         self,
         data_root: str,

@@ -72,6 +72,9 @@ class RenderedShapes(BaseDataset):
         UserError: The task is unknown, or a number is too small.
     """
 
+    checks_images = True
+    """The paths of its images are made up: nobody shall look for them."""
+
     def __init__(
         self,
         task: str,

@@ -149,8 +149,8 @@ def check_dataset(
         notes += _check_classes(key, dataset, file)
     if is_scored:
         _check_instances(key, dataset)
-    # Our list data sets look after their images themselves (`on_bad_image`).
-    if not hasattr(dataset, 'on_bad_image'):
+    # Our list data sets look after their images themselves; rendered images are no files.
+    if not getattr(dataset, 'checks_images', False):
         _check_files(key, dataset, [*_FILES] if is_scored else ['img_path'])
     return notes + _count_filtered(key, dataset, file)
 
