@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tools.reference_checks.case import Case, UnknownArgument
+from hstpeft.oracle.case import Case, UnknownArgument
 
 SYSTEMS = {
     'arc': 'tools.reference_checks.arc',

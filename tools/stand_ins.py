@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hstpeft.datasets.stand_ins import STAND_INS, write_stand_in
+from hstpeft.datasets.drawn.stand_ins import STAND_INS, write_stand_in
 from hstpeft.errors import one_line_errors
 
 

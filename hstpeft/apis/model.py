@@ -12,8 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 import hstpeft
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.channels import check_channels
 from hstpeft.engine.checkpoint import check_checkpoint
+from hstpeft.engine.checks.channels import check_channels
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError, nearest
 

@@ -10,9 +10,9 @@ from hstpeft.datasets.seg_map import CheckSegMap
 __all__ = ['CheckSegMap']
 
 if find_spec('mmpretrain'):
+    from hstpeft.datasets.drawn.cls_dataset import RenderedShapes
     from hstpeft.datasets.fgvc import FGVC
     from hstpeft.datasets.listed import ListedImages
-    from hstpeft.datasets.rendered import RenderedShapes
     from hstpeft.datasets.vtab import VTAB1k
 
     __all__ += ['FGVC', 'ListedImages', 'RenderedShapes', 'VTAB1k']

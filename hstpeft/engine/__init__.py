@@ -1,8 +1,8 @@
 """Hooks, optimiser and distributed parts; importing this registers them."""
 
-from hstpeft.engine.channels import check_channels
 from hstpeft.engine.checkpoint import CheckpointGuardHook, DeltaHook, latest_checkpoint
-from hstpeft.engine.data_checks import DataCheckHook
+from hstpeft.engine.checks.channels import check_channels
+from hstpeft.engine.checks.datasets import DataCheckHook
 from hstpeft.engine.distributed import DeviceAwareDDP, end_process_group, init_process_group
 from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
 from hstpeft.engine.report import ParameterTableHook

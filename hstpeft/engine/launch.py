@@ -12,8 +12,8 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.channels import check_channels
-from hstpeft.engine.data_paths import check_paths
+from hstpeft.engine.checks.channels import check_channels
+from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError

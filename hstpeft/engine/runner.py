@@ -8,8 +8,8 @@ from mmengine.runner import Runner
 from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader
 
-from hstpeft.engine.data_checks import check_not_empty, datasets_in
-from hstpeft.engine.data_paths import check_paths, dataset_configs
+from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
+from hstpeft.engine.checks.paths import check_paths, dataset_configs
 from hstpeft.errors import UserError
 
 BUILD_ERRORS = (AssertionError, KeyError, OSError, TypeError, ValueError)

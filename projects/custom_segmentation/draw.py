@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from hstpeft.datasets.dense_folders import CocoLayout, MapLayout, draw_scenes
-from hstpeft.datasets.dense_scenes import DenseScene
-from hstpeft.datasets.drawing import SHAPES
-from hstpeft.datasets.drawing import TEXTURES as ALL_TEXTURES
+from hstpeft.datasets.drawn.dense_folders import CocoLayout, MapLayout, draw_scenes
+from hstpeft.datasets.drawn.dense_scenes import DenseScene
+from hstpeft.datasets.drawn.elements import SHAPES
+from hstpeft.datasets.drawn.elements import TEXTURES as ALL_TEXTURES
 from hstpeft.errors import UserError, one_line_errors
 
 TEXTURES = ALL_TEXTURES[:4]

@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from hstpeft.datasets.drawing import SHAPES, TEXTURES, photograph
-from hstpeft.datasets.scenes import TASKS
+from hstpeft.datasets.drawn.cls_scenes import TASKS
+from hstpeft.datasets.drawn.elements import SHAPES, TEXTURES, photograph
 
 TASK = 'objects'
 ARCH = 'vit_tiny_patch16_224'
@@ -164,7 +164,7 @@ def save_trunk(trunk: nn.Module, path: Path, accuracy: float) -> None:
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    default_out = Path(__file__).with_name('trunk.safetensors')
+    default_out = Path(__file__).parents[2] / 'configs/_base_/trunks/vit-mini_rendered.safetensors'
     parser.add_argument('--out', type=Path, default=default_out, help='default: %(default)s')
     parser.add_argument('--samples', type=int, default=12000, help='training images to draw')
     parser.add_argument('--epochs', type=int, default=16)

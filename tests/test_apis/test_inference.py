@@ -9,7 +9,7 @@ from mmpretrain.apis import ImageClassificationInferencer
 
 from hstpeft.apis import inference, init_model
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture(scope='module')

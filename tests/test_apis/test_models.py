@@ -5,7 +5,7 @@ import torch
 
 from hstpeft.apis import get_model, init_model, list_models
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 NAME = 'hst_vit-ti16_1xb32-12e_vtab-1k'
 SMALL = {

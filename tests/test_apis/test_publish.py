@@ -7,7 +7,7 @@ import torch
 
 from hstpeft.apis import init_model, publish
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

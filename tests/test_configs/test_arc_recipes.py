@@ -3,7 +3,7 @@
 import pytest
 
 from hstpeft.engine.config import load_config
-from tests import tiny
+from tests.support import tiny
 
 ARC = tiny.ROOT / 'configs' / 'arc'
 SWIN = dict(

@@ -14,13 +14,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from hstpeft.datasets.stand_ins import write_stand_in
+from hstpeft.datasets.drawn.stand_ins import write_stand_in
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
-from tests import tiny
-from tests.conftest import REFERENCE
+from hstpeft.oracle.case import Case
+from tests.support import tiny
+from tests.support.models import REFERENCE
 from tests.test_configs.test_shipped import LEAVES, NAME, shrunk
-from tools.reference_checks.case import Case
 from tools.reference_checks.hst import build
 
 # Data set in a leaf's name -> the layout of its stand-in, and the variable that names its folder.

@@ -13,7 +13,7 @@ from torch import nn
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError
 from hstpeft.models.trunks.hvt import HVT_SIZES
-from tests import tiny
+from tests.support import tiny
 
 LEAVES = {path.stem: path for path in sorted((tiny.ROOT / 'configs' / 'hvt').glob('*.py'))}
 CIFAR = 'hvt-s1_8xb128-300e_cifar100'

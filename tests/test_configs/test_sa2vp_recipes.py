@@ -6,7 +6,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 
 from hstpeft.engine.config import load_config
-from tests import tiny
+from tests.support import tiny
 
 CONFIGS = tiny.ROOT / 'configs' / 'sa2vp'
 PLAIN = CONFIGS / 'sa2vp_vit-b16_1xb64-100e_vtab-1k.py'

@@ -19,7 +19,7 @@ from torch import nn
 
 from hstpeft import registry
 from hstpeft.engine.config import load_config
-from tests import tiny
+from tests.support import tiny
 
 LEAVES = {
     path.stem: path

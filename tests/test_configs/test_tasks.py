@@ -6,7 +6,7 @@ import pytest
 
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 CONFIGS = tiny.ROOT / 'configs'
 VTAB = CONFIGS / 'hst' / 'hst_vit-ti16_1xb32-12e_vtab-1k.py'

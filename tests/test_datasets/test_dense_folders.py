@@ -7,15 +7,15 @@ import mmcv
 import numpy as np
 import pytest
 
-from hstpeft.datasets.dense_folders import (
+from hstpeft.datasets.drawn.dense_folders import (
     SPLITS,
     polygons,
     run_lengths,
     write_coco_folder,
     write_segmentation_folder,
 )
-from hstpeft.datasets.dense_scenes import draw_dense_scene
-from hstpeft.datasets.drawing import SHAPES
+from hstpeft.datasets.drawn.dense_scenes import draw_dense_scene
+from hstpeft.datasets.drawn.elements import SHAPES
 
 NUMBERS = dict(num_train=3, num_val=2, num_test=1)
 

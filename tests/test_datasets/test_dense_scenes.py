@@ -6,9 +6,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from hstpeft.datasets import dense_scenes
-from hstpeft.datasets.dense_scenes import draw_dense_scene
-from hstpeft.datasets.drawing import SHAPES, outline, texture
+from hstpeft.datasets.drawn import dense_scenes
+from hstpeft.datasets.drawn.dense_scenes import draw_dense_scene
+from hstpeft.datasets.drawn.elements import SHAPES, outline, texture
 from hstpeft.errors import UserError
 
 SIZES = [(64, 96), (97, 45), (33, 32)]

@@ -9,13 +9,13 @@ import torch
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader
 
-from hstpeft.datasets.rendered import (
+from hstpeft.datasets.drawn.cls_dataset import (
     RenderedShapes,
     render_image,
     render_sample,
     write_vtab_folder,
 )
-from hstpeft.datasets.scenes import TASKS
+from hstpeft.datasets.drawn.cls_scenes import TASKS
 from hstpeft.datasets.vtab import VTAB1k
 from hstpeft.errors import UserError
 

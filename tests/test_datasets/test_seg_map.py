@@ -11,7 +11,7 @@ from PIL import Image
 from hstpeft.datasets import CheckSegMap
 from hstpeft.engine.launch import build_runner
 from hstpeft.errors import UserError, one_line_errors
-from tests.test_engine.dense_data import config, seg_dataset, write_segmentation
+from tests.support.dense_data import config, seg_dataset, write_segmentation
 
 pytest.importorskip('mmseg.datasets')
 LOAD, CHECK = dict(type='mmseg.LoadAnnotations'), dict(type='hstpeft.CheckSegMap', num_classes=3)

@@ -11,7 +11,7 @@ from mmengine.logging import MessageHub
 
 from hstpeft.delta import files, load_checkpoint, publishable, save_delta
 from hstpeft.errors import UserError
-from tests.conftest import build, classifier_config
+from tests.support.models import build, classifier_config
 
 SUFFIXES = ['.pth', '.safetensors']
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hstpeft.delta import fingerprint, freeze_all_but, owner_table
-from tests.conftest import backbone_config, build, classifier_config
+from tests.support.models import backbone_config, build, classifier_config
 
 
 def test_freezing_goes_by_tensor_not_by_name():

@@ -6,7 +6,7 @@ import torch
 from hstpeft.delta import check_state_dict
 from hstpeft.delta.state import decode_identity, encode_identity
 from hstpeft.errors import UserError
-from tests.conftest import (
+from tests.support.models import (
     backbone_config,
     build,
     changed,

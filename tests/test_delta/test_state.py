@@ -8,7 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
-from tests.conftest import (
+from tests.support.models import (
     backbone_config,
     build,
     changed,

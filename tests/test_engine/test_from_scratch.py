@@ -10,7 +10,7 @@ import torch
 from hstpeft.apis import init_model
 from hstpeft.delta.fingerprint import RANDOM
 from hstpeft.delta.state import decode_identity
-from tests import tiny
+from tests.support import tiny
 from tools.test import main as run_test
 
 # Random wherever the recipe is: repeated augmentation, mixup or CutMix, drop path, initial values.

@@ -11,7 +11,7 @@ import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from tests import tiny
+from tests.support import tiny
 
 OPTIONS = [*tiny.DROP_PATH, 'train_dataloader.num_workers=2']
 MORTAL = """

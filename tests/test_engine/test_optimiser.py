@@ -9,7 +9,7 @@ from torch import nn
 from hstpeft.delta import owner_table
 from hstpeft.engine.report import render_table
 from hstpeft.errors import UserError
-from tests.conftest import backbone_config, build, classifier_config, trunk_config
+from tests.support.models import backbone_config, build, classifier_config, trunk_config
 
 
 @pytest.fixture(scope='module')

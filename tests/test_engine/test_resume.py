@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hstpeft.engine import latest_checkpoint
-from tests import tiny
+from tests.support import tiny
 
 EMA = """
 _base_ = 'hst_tiny.py'

@@ -10,7 +10,7 @@ from mmengine.logging import HistoryBuffer
 
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 
 class Payload:

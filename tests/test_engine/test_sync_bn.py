@@ -11,7 +11,7 @@ from torch import nn
 
 from hstpeft.engine.distributed import CPUSyncBatchNorm, DeviceAwareDDP, _synced
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 WORLD, BATCH = 2, 6
 

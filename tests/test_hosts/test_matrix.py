@@ -15,8 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from PIL import Image
 from torch import nn
 
-from tests import tiny
-from tests.test_hosts import dense
+from tests.support import dense_hosts, tiny
 from tools.test import main as run_test
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
@@ -28,13 +27,13 @@ def _plain_config_text(monkeypatch):
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
 
 
-@pytest.mark.parametrize('system', dense.SYSTEMS)
-@pytest.mark.parametrize('task', dense.TASKS)
+@pytest.mark.parametrize('system', dense_hosts.SYSTEMS)
+@pytest.mark.parametrize('task', dense_hosts.TASKS)
 def test_trains_resumes_tests_and_infers(task, system, shared, tmp_path, need_host):
-    need_host(dense.TASKS[task].host)
-    leaf = dense.write_leaf(task, system, tmp_path, shared)
+    need_host(dense_hosts.TASKS[task].host)
+    leaf = dense_hosts.write_leaf(task, system, tmp_path, shared)
     whole = tiny.train(leaf, tmp_path / 'whole')
-    assert_evaluated(whole, dense.TASKS[task].metric)
+    assert_evaluated(whole, dense_hosts.TASKS[task].metric)
 
     resumed = stopped(whole, tmp_path / 'resumed')
     tiny.train(leaf, resumed, '--resume')
@@ -44,35 +43,40 @@ def test_trains_resumes_tests_and_infers(task, system, shared, tmp_path, need_ho
     metrics = metrics_of(leaf, resumed, predictions)
     model = host_model(leaf, resumed / 'delta.pth')
     assert_all_trained(model, leaf, resumed)
-    if dense.TASKS[task].host == 'mmseg':
-        found = accuracy(model, dense.data_root('mmseg', shared))
+    if dense_hosts.TASKS[task].host == 'mmseg':
+        found = accuracy(model, dense_hosts.data_root('mmseg', shared))
         assert found == pytest.approx(metrics['aAcc'], abs=0.0051), 'IoUMetric rounds to 0.01'
     else:
-        assert_detects(model, dense.data_root('mmdet', shared), predictions)
+        assert_detects(model, dense_hosts.data_root('mmdet', shared), predictions)
 
 
 def assert_evaluated(work_dir: Path, metric: str) -> None:
     """The host's metric has been logged where the tests go on, and at the end."""
     scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text()
     logged = [json.loads(line) for line in scalars.splitlines()]
-    assert [line['step'] for line in logged if metric in line] == [dense.KEPT, dense.ITERS]
+    assert [line['step'] for line in logged if metric in line] == [
+        dense_hosts.KEPT,
+        dense_hosts.ITERS,
+    ]
     losses = [line['loss'] for line in logged if 'loss' in line]
-    assert len(losses) == dense.ITERS and np.isfinite(losses).all()
+    assert len(losses) == dense_hosts.ITERS and np.isfinite(losses).all()
 
 
 def stopped(whole: Path, work_dir: Path) -> Path:
     """Make the folder of a run that ended before its last iteration."""
     work_dir.mkdir()
-    shutil.copy(whole / f'iter_{dense.KEPT}.pth', work_dir)
+    shutil.copy(whole / f'iter_{dense_hosts.KEPT}.pth', work_dir)
     return work_dir
 
 
 def assert_equal(whole: Path, resumed: Path) -> None:
     """Weights, optimiser, schedule and iteration count have gone on as if never stopped."""
-    expected, got = (tiny.load(folder / f'iter_{dense.ITERS}.pth') for folder in (whole, resumed))
-    assert got['meta']['iter'] == dense.ITERS
+    expected, got = (
+        tiny.load(folder / f'iter_{dense_hosts.ITERS}.pth') for folder in (whole, resumed)
+    )
+    assert got['meta']['iter'] == dense_hosts.ITERS
     assert not (resumed / 'iter_1.pth').exists(), 'it must not start again'
-    before = tiny.load(whole / f'iter_{dense.KEPT}.pth')['state_dict']
+    before = tiny.load(whole / f'iter_{dense_hosts.KEPT}.pth')['state_dict']
     assert tiny.spread(expected['state_dict'], before) > 1e-5, 'the last iteration must move them'
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         assert tiny.same(expected[part], got[part]), part
@@ -101,7 +105,7 @@ def host_model(leaf: Path, delta: Path) -> nn.Module:
 def assert_all_trained(model: nn.Module, leaf: Path, work_dir: Path) -> None:
     """Every trainable parameter got a gradient (DDP waits for it), the backbone's not of zeros."""
     wrapper = build_optim_wrapper(model, Config.fromfile(leaf).optim_wrapper)
-    wrapper.load_state_dict(tiny.load(work_dir / f'iter_{dense.ITERS}.pth')['optimizer'])
+    wrapper.load_state_dict(tiny.load(work_dir / f'iter_{dense_hosts.ITERS}.pth')['optimizer'])
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     state = wrapper.optimizer.state
     assert [name for name, p in trainable.items() if p not in state] == []
@@ -145,12 +149,12 @@ def assert_detects(model: nn.Module, root: Path, predictions: Path) -> None:
             assert got.masks.shape == (len(got), image['height'], image['width'])
 
 
-@pytest.mark.parametrize('task', dense.TASKS)
+@pytest.mark.parametrize('task', dense_hosts.TASKS)
 def test_a_batch_of_one_trains(task, shared, tmp_path, need_host):
     """One image leaves one value a channel behind UperNet's pooling: no BatchNorm trains on that."""
-    need_host(dense.TASKS[task].host)
+    need_host(dense_hosts.TASKS[task].host)
     norm = dict(type='GN', num_groups=4) if task == 'upernet' else None
-    leaf = dense.write_leaf(task, 'hst', tmp_path, shared, norm_cfg=norm)
+    leaf = dense_hosts.write_leaf(task, 'hst', tmp_path, shared, norm_cfg=norm)
     work_dir = tiny.train(
         leaf, tmp_path / 'work', '--dry-run', options=['train_dataloader.batch_size=1']
     )

@@ -15,14 +15,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from hstpeft.datasets.stand_ins import write_stand_in
-from hstpeft.engine.channels import check_channels
-from tests import tiny
-from tests.test_hosts import dense
+from hstpeft.datasets.drawn.stand_ins import write_stand_in
+from hstpeft.engine.checks.channels import check_channels
+from tests.support import dense_hosts, tiny
 from tools.delta import main as delta_tool
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
-SCRIPT = Path(__file__).with_name('host_process.py')
+SCRIPT = Path(__file__).parents[1] / 'support/host_process.py'
 BACKBONE = """
 side_dims = [64, 128, 256, 384]
 backbone = dict(
@@ -191,7 +190,7 @@ def test_mmseg_trains_tests_and_loads_it(shared, tmp_path, need_host):
     small = tmp_path / 'small.py'
     data = write_stand_in('ade20k', tmp_path / 'ade', 4, 2, size=(90, 77))
     text = SMALL + SMALL_SEGMENTOR
-    small.write_text(text.format(weights=dense.weights('vit', shared), data=data))
+    small.write_text(text.format(weights=dense_hosts.weights('vit', shared), data=data))
     assert_loads(small, 'iter_2.pth', 'mIoU', tmp_path)
 
 
@@ -202,7 +201,7 @@ def test_mmdet_trains_tests_and_loads_it(shared, tmp_path, need_host):
     small = tmp_path / 'small.py'
     data = write_stand_in('coco', tmp_path / 'coco', 4, 2, size=(90, 77))
     text = SMALL + SMALL_DETECTOR
-    small.write_text(text.format(weights=dense.weights('vit', shared), data=data))
+    small.write_text(text.format(weights=dense_hosts.weights('vit', shared), data=data))
     assert_loads(small, 'epoch_1.pth', 'coco/bbox_mAP', tmp_path)
 
 
@@ -212,7 +211,7 @@ def test_semantic_fpn_takes_the_maps_through_its_neck(shared, tmp_path, need_hos
     config = Config.fromfile(paste(str(stock), SEMANTIC_FPN, tmp_path))
     options = dict(embed_dim=32, depth=4, num_heads=2, img_size=64)
     config.model.backbone.trunk.update(
-        arch_options=options, weights=str(dense.weights('vit', shared))
+        arch_options=options, weights=str(dense_hosts.weights('vit', shared))
     )
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(config.model).eval()

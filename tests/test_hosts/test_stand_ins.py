@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
 
-from hstpeft.datasets.dense_folders import write_coco_folder, write_segmentation_folder
-from hstpeft.datasets.dense_scenes import draw_dense_scene
-from hstpeft.datasets.stand_ins import STAND_INS, write_stand_in
+from hstpeft.datasets.drawn.dense_folders import write_coco_folder, write_segmentation_folder
+from hstpeft.datasets.drawn.dense_scenes import draw_dense_scene
+from hstpeft.datasets.drawn.stand_ins import STAND_INS, write_stand_in
 
 pytestmark = pytest.mark.host
 SIZE = (64, 80)

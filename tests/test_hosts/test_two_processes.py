@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import tiny
-from tests.test_hosts import dense
+from tests.support import dense_hosts, tiny
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 # The wide images alone, for padding depends on the batch. SGD, since Adam turns the rounding noise
@@ -24,7 +23,7 @@ LIMIT = 1e-4
 
 def still_leaf(task: str, folder: Path, shared: Path) -> Path:
     """Write a leaf that draws no random numbers in training but those of the order."""
-    leaf = dense.write_leaf(task, 'hst', folder, shared)
+    leaf = dense_hosts.write_leaf(task, 'hst', folder, shared)
     text = leaf.read_text()
     assert "'dropout_ratio': 0.1" in text or task == 'atss'
     text = text.replace("'dropout_ratio': 0.1", "'dropout_ratio': 0.0")
@@ -37,7 +36,7 @@ def still_leaf(task: str, folder: Path, shared: Path) -> Path:
 @pytest.mark.parametrize('task', ['upernet', 'atss'])
 def test_two_processes_train_the_same_model_as_one(task, shared, tmp_path, need_host):
     """UperNet's synchronised norms see one value a process behind the pooling to one cell."""
-    need_host(dense.TASKS[task].host)
+    need_host(dense_hosts.TASKS[task].host)
     leaf = still_leaf(task, tmp_path, shared)
     environment = {k: v for k, v in os.environ.items() if k not in ('LOCAL_RANK', 'PORT', 'NNODES')}
     environment.update(PYTHON=sys.executable, OMP_NUM_THREADS='1')
@@ -50,8 +49,8 @@ def test_two_processes_train_the_same_model_as_one(task, shared, tmp_path, need_
     assert job.returncode == 0, job.stderr
     tiny.train(leaf, tmp_path / 'one', options=STILL)
 
-    first, one = (tiny.load(tmp_path / 'one' / f'iter_{n}.pth') for n in (1, dense.ITERS))
-    two = tiny.load(tmp_path / 'two' / f'iter_{dense.ITERS}.pth')
-    assert len(two['rng_state']) == 1 and two['meta']['iter'] == dense.ITERS
+    first, one = (tiny.load(tmp_path / 'one' / f'iter_{n}.pth') for n in (1, dense_hosts.ITERS))
+    two = tiny.load(tmp_path / 'two' / f'iter_{dense_hosts.ITERS}.pth')
+    assert len(two['rng_state']) == 1 and two['meta']['iter'] == dense_hosts.ITERS
     assert tiny.spread(one['state_dict'], first['state_dict']) > 1e-3, 'the weights must move'
     assert tiny.spread(one['state_dict'], two['state_dict']) < LIMIT

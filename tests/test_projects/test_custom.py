@@ -14,7 +14,7 @@ from PIL import Image
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError
-from tests import tiny
+from tests.support import tiny
 
 PROJECTS = tiny.ROOT / 'projects'
 MAX_LINES = 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hstpeft.engine.config import load_config
-from tests.test_tools import made_dense
+from tests.support import made_dense
 from tools.analysis.browse_dataset import build_dataset, count_samples, main, samples
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import REFERENCE
-from tests.test_tools.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
+from tests.support.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
+from tests.support.models import REFERENCE
 from tools import check_reference
 
 OTHERS = {

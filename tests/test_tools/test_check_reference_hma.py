@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import REFERENCE
-from tests.test_tools.made_hma_cases import write_hma_case
+from tests.support.made_hma_cases import write_hma_case
+from tests.support.models import REFERENCE
 from tools import check_reference
 
 MEMORIES = dict(mode='train', steps=3)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hstpeft.apis import init_model
 from hstpeft.delta import load_checkpoint
-from tests import tiny
+from tests.support import tiny
 from tools.delta import main
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hstpeft.apis import init_model
-from tests.test_models.arc_pair import case_images, case_of, classifier, make_pair
+from tests.support.arc_pair import case_images, case_of, classifier, make_pair
 from tools.delta import main
 
 CASES = {

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hstpeft.apis import init_model
-from tests import conftest, tiny
+from tests.support import models, tiny
 from tools.delta import main
 
 FACTORS = {
@@ -25,8 +25,8 @@ VALUES = 4 * (8 * 32 + 96 * 8)
 def leaf(tmp_path) -> Path:
     """Write a trunk and a leaf that takes the shipped tuner."""
     weights = tmp_path / 'trunk.safetensors'
-    save_file(conftest.vit_weights(), weights)
-    backbone = dict(type='hstpeft.TunedBackbone', trunk=conftest.trunk_config(str(weights)))
+    save_file(models.vit_weights(), weights)
+    backbone = dict(type='hstpeft.TunedBackbone', trunk=models.trunk_config(str(weights)))
     head = dict(type='LinearClsHead', num_classes=5, in_channels=32)
     model = dict(type='ImageClassifier', backbone=backbone, head=head)
     path = tmp_path / 'leaf.py'
@@ -43,7 +43,7 @@ def leaf(tmp_path) -> Path:
 def delta(leaf) -> Path:
     """Write the delta of drawn products."""
     model = init_model(leaf, None, 'cpu')
-    conftest.redraw(model, seed=1)
+    models.redraw(model, seed=1)
     path = leaf.with_name('delta.pth')
     torch.save({'state_dict': model.state_dict()}, path)
     return path
@@ -51,9 +51,9 @@ def delta(leaf) -> Path:
 
 def features(leaf: Path, delta: Path | None, options: dict | None = None) -> torch.Tensor:
     with torch.no_grad():
-        return init_model(leaf, delta, 'cpu', options or {}).backbone(
-            conftest.images(2, 3, 32, 32)
-        )[0]
+        return init_model(leaf, delta, 'cpu', options or {}).backbone(models.images(2, 3, 32, 32))[
+            0
+        ]
 
 
 def test_info_says_what_the_delta_holds(delta, capsys):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hstpeft.engine import init_process_group
-from tests import tiny
+from tests.support import tiny
 from tools.test import main as run_test
 
 TOOLS = tiny.ROOT / 'tools'

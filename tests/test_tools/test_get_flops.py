@@ -8,8 +8,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from tests.test_models.arc_pair import SWIN_ARCH
-from tests.test_tools import made_dense
+from tests.support import made_dense
+from tests.support.arc_pair import SWIN_ARCH
 from tools.analysis.get_flops import Count, count_model, main
 
 WIDTH, DEPTH, PATCH, CLASSES = 32, 4, 8, 5

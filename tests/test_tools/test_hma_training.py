@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from hstpeft.apis import init_model
-from tests import tiny
-from tests.test_models.hma_parts import batch, make_head
+from tests.support import tiny
+from tests.support.hma_parts import batch, make_head
 from tools.analysis.hma_attention import look, sum_by_class
 from tools.analysis.hma_attention import main as draw_attention
 from tools.test import main as run_test

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests import tiny
+from tests.support import tiny
 from tools import measure
 
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from hstpeft.apis import init_model
-from tests.conftest import REFERENCE
+from hstpeft.oracle.case import Case
+from tests.support.models import REFERENCE
 from tools import delta as delta_tool
 from tools.model_converters.hvt import main
-from tools.reference_checks.case import Case
 
 LEAF = """
 default_scope = 'mmpretrain'

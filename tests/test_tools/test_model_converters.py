@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from hstpeft.apis import init_model
-from hstpeft.delta.official import split_hst
-from tests import tiny
-from tests.conftest import REFERENCE
+from hstpeft.official import split_hst
+from hstpeft.oracle.case import Case
+from tests.support import tiny
+from tests.support.models import REFERENCE
 from tools.model_converters.hst import main
 from tools.reference_checks import hst
-from tools.reference_checks.case import Case
 
 LEAF = """
 default_scope = 'mmpretrain'

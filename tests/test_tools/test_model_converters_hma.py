@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hstpeft.apis import init_model
-from tests.conftest import draw, images, vit_weights
-from tests.literal.hma import HMAOptions, hma_shapes, literal_hma
-from tests.test_models.hma_parts import CLASSES, DIMS, LABEL_DIMS
+from hstpeft.oracle.literal.hma import HMAOptions, hma_shapes, literal_hma
+from tests.support.hma_parts import CLASSES, DIMS, LABEL_DIMS
+from tests.support.models import draw, images, vit_weights
 from tools.model_converters.hma import main
 
 LEAF = """

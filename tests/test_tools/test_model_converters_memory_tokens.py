@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from hstpeft.apis import init_model
-from hstpeft.delta.official import split_memory_tokens
-from tests import tiny
-from tests.conftest import REFERENCE
+from hstpeft.official import split_memory_tokens
+from hstpeft.oracle.case import Case
+from tests.support import tiny
+from tests.support.models import REFERENCE
 from tools.model_converters.memory_tokens import main
-from tools.reference_checks.case import Case
 
 LEAF = """
 default_scope = 'mmpretrain'

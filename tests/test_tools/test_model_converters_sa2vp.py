@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from hstpeft.apis import init_model
-from hstpeft.delta.official import split_sa2vp
-from hstpeft.delta.official.sa2vp import frozen_copies
-from tests import tiny
-from tests.conftest import REFERENCE
+from hstpeft.official import split_sa2vp
+from hstpeft.official.sa2vp import frozen_copies
+from hstpeft.oracle.case import Case
+from tests.support import tiny
+from tests.support.models import REFERENCE
 from tools.model_converters.sa2vp import main
-from tools.reference_checks.case import Case
 
 TRUNKS = dict(
     vit="""dict(

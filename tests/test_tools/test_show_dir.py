@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
-from tests.test_tools import made_dense
+from tests.support import made_dense, tiny
 from tools.test import main, to_json
 
 

@@ -6,7 +6,7 @@ import mmcv
 import numpy as np
 import pytest
 
-from hstpeft.datasets.stand_ins import STAND_INS
+from hstpeft.datasets.drawn.stand_ins import STAND_INS
 from tools.stand_ins import main
 
 SMALL = ['--size', '64', '80']

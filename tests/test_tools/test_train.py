@@ -16,8 +16,8 @@ from hstpeft.apis import init_model
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner
-from tests import tiny
-from tests.conftest import snapshot
+from tests.support import tiny
+from tests.support.models import snapshot
 from tools.test import main as run_test
 from tools.train import apply_options, main, parse_options
 

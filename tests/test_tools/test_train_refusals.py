@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import tiny
+from tests.support import tiny
 from tools.train import main
 
 TRAIN_LIST = 'train800val200.txt'

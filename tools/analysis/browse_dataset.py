@@ -24,9 +24,9 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from rich.progress import track
 
+from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
+from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.config import load_config
-from hstpeft.engine.data_checks import check_not_empty, datasets_in
-from hstpeft.engine.data_paths import check_paths
 from hstpeft.engine.launch import OptionAction
 from hstpeft.engine.runner import BUILD_ERRORS, build_error
 from hstpeft.errors import UserError, one_line_errors

@@ -3,8 +3,8 @@
 import torch
 
 from hstpeft.delta.merge import merge
-from hstpeft.delta.official import join_arc
-from tests.literal.arc import ARCOptions, LiteralARC
+from hstpeft.official import join_arc
+from hstpeft.oracle.literal.arc import ARCOptions, LiteralARC
 from tools.benchmarks.forms import (
     CLASSES,
     Forms,

@@ -2,9 +2,9 @@
 
 import torch
 
-from hstpeft.delta.official.hma import join_hma
 from hstpeft.models.heads import HMAClsHead
-from tests.literal.hma import HMAOptions, LiteralHMA
+from hstpeft.official.hma import join_hma
+from hstpeft.oracle.literal.hma import HMAOptions, LiteralHMA
 from tools.benchmarks.forms import CLASSES, Forms, Logits, Setting, trunk_weights
 
 

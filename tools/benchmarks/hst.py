@@ -2,8 +2,8 @@
 
 import timm
 
-from hstpeft.delta.official import join_hst
-from tests.literal.hst import HSTOptions, LiteralHST
+from hstpeft.official import join_hst
+from hstpeft.oracle.literal.hst import HSTOptions, LiteralHST
 from tools.benchmarks.forms import (
     CLASSES,
     Forms,

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from hstpeft.delta.official import join_sa2vp
-from tests.literal.sa2vp import LiteralSA2VP, SA2VPOptions
+from hstpeft.official import join_sa2vp
+from hstpeft.oracle.literal.sa2vp import LiteralSA2VP, SA2VPOptions
 from tools.benchmarks.forms import (
     CLASSES,
     Forms,

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from hstpeft.apis import init_model
 from hstpeft.delta import publishable, save_delta
-from hstpeft.delta.official.hma import ENCODERS, join_hma, split_hma
 from hstpeft.engine.checkpoint import describe
 from hstpeft.errors import UserError, one_line_errors
+from hstpeft.official.hma import ENCODERS, join_hma, split_hma
 from tools.model_converters.convert import make_parser, read_official, to_delta
 
 

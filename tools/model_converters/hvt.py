@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hstpeft.delta.official import join_hvt, split_hvt
+from hstpeft.official import join_hvt, split_hvt
 from tools.model_converters.convert import convert, make_parser
 
 

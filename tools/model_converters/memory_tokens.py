@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hstpeft.delta.official import join_memory_tokens, split_memory_tokens
+from hstpeft.official import join_memory_tokens, split_memory_tokens
 from tools.model_converters.convert import convert, make_parser
 
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from torch import Tensor
 
-from hstpeft.delta.official import join_sa2vp, split_sa2vp
 from hstpeft.engine.config import load_config
+from hstpeft.official import join_sa2vp, split_sa2vp
 from tools.model_converters.convert import convert, make_parser
 
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from hstpeft.delta.official import SWIN, TRUNK, split_arc
-from hstpeft.delta.official.arc import arc_swin_names, arc_vit_names
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.official import SWIN, TRUNK, split_arc
+from hstpeft.official.arc import arc_swin_names, arc_vit_names
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import (
     add_loss,
     classifier,

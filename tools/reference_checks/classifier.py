@@ -7,7 +7,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.reference_checks.case import Case
+from hstpeft.oracle.case import Case
 
 
 def classifier(

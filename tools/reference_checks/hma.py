@@ -8,9 +8,9 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from hstpeft.delta.official.hma import hma_names
 from hstpeft.models.classifiers import HMAClassifier
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.official.hma import hma_names
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 
 _MEMORY_TOKENS = 'tools.reference_checks.memory_tokens'
 _PARTS = {'all': 'all', 'feature': 'feature', 'label_emb': 'label'}

@@ -6,8 +6,8 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from hstpeft.delta.official import TRUNK, hst_names, split_hst
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.official import TRUNK, hst_names, split_hst
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 
 _READ = {
     'model',

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hstpeft.delta.official import TRUNK, split_hvt
-from hstpeft.delta.official.hvt import hvt_names
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.official import TRUNK, split_hvt
+from hstpeft.official.hvt import hvt_names
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import classifier, fill, keep_input, trainable
 
 _READ = {

@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from hstpeft.delta.official import TRUNK, split_memory_tokens
-from hstpeft.delta.official.memory_tokens import memory_token_names
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.official import TRUNK, split_memory_tokens
+from hstpeft.official.memory_tokens import memory_token_names
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import (
     add_loss,
     classifier,

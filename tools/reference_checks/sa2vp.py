@@ -3,13 +3,13 @@
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from hstpeft.delta.official.sa2vp import (
+from hstpeft.official.sa2vp import (
     is_tied,
     sa2vp_swin_names,
     sa2vp_vit_names,
     split_sa2vp,
 )
-from tools.reference_checks.case import Case, Run, UnknownArgument
+from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
 
 _READ_VIT = {

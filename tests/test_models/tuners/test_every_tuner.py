@@ -1,0 +1,174 @@
+"""What holds for every tuner on every trunk that it is defined for, in a host's classifier.
+
+A new method is one row of `TUNERS`, a new trunk family one of `TRUNKS`.
+"""
+
+import copy
+
+import pytest
+import torch
+from mmpretrain.structures import DataSample
+
+from hstpeft.errors import UserError
+from tests.support import models
+
+TRUNKS = {
+    'vit': dict(
+        type='hstpeft.ViTTrunk',
+        arch=models.ARCH,
+        arch_options={**models.VIT, 'weight_init': ''},
+    ),
+    'swin': dict(
+        type='hstpeft.SwinTrunk',
+        arch='swin_tiny_patch4_window7_224',
+        arch_options=dict(
+            img_size=32,
+            patch_size=2,
+            embed_dim=16,
+            depths=(1, 1, 4, 1),
+            num_heads=(2, 2, 2, 4),
+            window_size=4,
+        ),
+    ),
+    'hvt': dict(
+        type='hstpeft.HVTTrunk',
+        arch='hvt_ti_1',
+        arch_options=dict(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2),
+        pool_width=2,
+    ),
+}
+WIDTHS = {'vit': 32, 'swin': 128, 'hvt': 32}
+TUNERS = {
+    'frozen': (dict(type='hstpeft.FrozenTuner'), ('vit', 'swin', 'hvt')),
+    'full': (dict(type='hstpeft.FullTuner'), ('vit', 'swin', 'hvt')),
+    'hst': (models.hst_config(), ('vit',)),
+    'arc': (dict(type='hstpeft.ARCTuner', adapter_dims=4), ('vit', 'swin', 'hvt')),
+    'arc-att': (dict(type='hstpeft.ARCTuner', positions=['attention']), ('vit', 'swin', 'hvt')),
+    'lora': (
+        dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc1', 'fc2'], rank=2),
+        ('vit', 'swin', 'hvt'),
+    ),
+    'sa2vp': (dict(type='hstpeft.SA2VPTuner', inner_dims=4), ('vit', 'swin')),
+    'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
+    'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ('vit',)),
+    'memory-tokens-standard': (dict(type='hstpeft.MemoryTokensTuner', mode='standard'), ('vit',)),
+}
+DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
+UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
+
+
+def config(tuner, trunk, weights='drawn'):
+    """Config of a classifier; the trunk's weights are drawn once, and so pre-trained."""
+    trunk_config = {**TRUNKS[trunk], 'weights': pretrained(trunk) if weights == 'drawn' else None}
+    width = models.SIDE['side_dims'][-1] if tuner == 'hst' else WIDTHS[trunk]
+    head = 'hstpeft.TwoBranchClsHead' if tuner.startswith('sa2vp') else 'LinearClsHead'
+    parts = dict(neck=dict(type='hstpeft.PooledNorm', in_channels=width)) if tuner == 'hst' else {}
+    return dict(
+        type='ImageClassifier',
+        data_preprocessor=models.MEAN_STD,
+        backbone=dict(
+            type='hstpeft.TunedBackbone', trunk=trunk_config, tuner=dict(TUNERS[tuner][0])
+        ),
+        head=dict(type=head, num_classes=5, in_channels=width),
+        **parts,
+    )
+
+
+def pretrained(trunk):
+    net = models.MODELS.build(dict(TRUNKS[trunk])).net
+    return models.draw({name: value.shape for name, value in net.state_dict().items()}, seed=3)
+
+
+def train(model, steps):
+    """Take SGD steps through the host's own loss; returns the names that ever had a gradient."""
+    free = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.SGD(free.values(), lr=1e-2)
+    samples = [DataSample().set_gt_label(label) for label in (0, 1, 2, 3)]
+    moved = set()
+    model.train()
+    for step in range(steps):
+        losses = model(models.images(4, 3, 32, 32, seed=step), samples, mode='loss')
+        sum(value for name, value in losses.items() if 'loss' in name).backward()
+        moved |= {n for n, p in free.items() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step()
+        optimizer.zero_grad()
+    return moved
+
+
+def logits(model, size=32):
+    model.eval()
+    with torch.no_grad():
+        return model.head(model.extract_feat(models.images(2, 3, size, size, seed=9)))
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), DEFINED)
+def test_training_moves_all_that_is_trainable_and_nothing_else(tuner, trunk):
+    model = models.build(config(tuner, trunk), seed=None)
+    before = models.snapshot(model)
+    free = {name for name, p in model.named_parameters() if p.requires_grad}
+    moved = train(model, 3)
+    # A key bias has no effect under the softmax, and the last norm before a BatchNorm without
+    # affine only rounds; the side network's own tests say which.
+    without_effect = {n for n in free - moved if n.endswith('attn.k.bias')}
+    assert moved == free - without_effect
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    assert not models.changed(model, before) & frozen
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), DEFINED)
+def test_a_delta_brings_back_the_same_logits(tuner, trunk):
+    model = models.build(config(tuner, trunk), seed=None)
+    train(model, 1)
+    delta = copy.deepcopy(model.state_dict())
+    other = models.build(config(tuner, trunk), seed=5)
+    assert not logits(other).equal(logits(model))
+    other.load_state_dict(delta, strict=True)
+    assert logits(other).equal(logits(model))
+    frozen = {n for n, p in model.backbone.named_parameters() if not p.requires_grad}
+    own_copies = {n for n in frozen if n.startswith('tuner.copies')}
+    assert not {f'backbone.{n}' for n in frozen - own_copies} & delta.keys()
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), [pair for pair in DEFINED if pair[0] != 'hst'])
+def test_what_runs_behind_the_last_output_is_neither_built_nor_trained(tuner, trunk):
+    """DistributedDataParallel refuses parameters that have no part in the loss."""
+    early = config(tuner, trunk)
+    early['backbone']['out_indices'] = (2,)
+    early['head']['in_channels'] = 64 if trunk == 'swin' else 32
+    model = models.build(early, seed=None)
+    free = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert train(model, 3) == free
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), [pair for pair in DEFINED if pair[1] != 'hvt'])
+def test_images_of_any_size_pass(tuner, trunk):
+    model = models.build(config(tuner, trunk))
+    assert logits(model, size=45).isfinite().all()
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), UNDEFINED)
+def test_a_trunk_that_the_method_is_not_defined_for_is_refused(tuner, trunk):
+    with pytest.raises(UserError, match=r'is not defined for a|does not exist for a Swin'):
+        models.build(config(tuner, trunk))
+
+
+@pytest.mark.parametrize('tuner', [name for name in TUNERS if name != 'hst'])
+def test_maps_of_a_plain_tuner_have_the_cells_of_the_image(tuner):
+    trunk = {**TRUNKS['vit'], 'weights': pretrained('vit')}
+    backbone = models.build(
+        dict(
+            type='hstpeft.TunedBackbone',
+            trunk=trunk,
+            tuner=dict(TUNERS[tuner][0]),
+            out_type='featmap',
+            out_indices=(1, 3),
+        )
+    )
+    maps = backbone(models.images(2, 3, 40, 27))
+    assert [tuple(x.shape) for x in maps] == [(2, 32, 5, 4)] * 2
+
+
+def test_a_delta_of_one_form_of_sa2vp_does_not_load_into_the_other():
+    plain, accelerated = (models.build(config(t, 'vit')) for t in ('sa2vp', 'sa2vp-accelerated'))
+    with pytest.raises(UserError, match=r'made with the tuner SA2VPTuner, .* \(accelerated\)'):
+        accelerated.load_state_dict(plain.state_dict())
