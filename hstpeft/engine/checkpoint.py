@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
-from hstpeft.delta.state import check_identity, decode_identity
+from hstpeft.delta.identity import check_identity, decode_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 from hstpeft.version import __version__
@@ -107,9 +107,9 @@ def describe(state_dict: dict[str, torch.Tensor]) -> dict:
     extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
     if len(extra) != 1:
         raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
-    trunk, tuner = decode_identity(extra[0])
+    identity = decode_identity(extra[0])
     versions = {'hstpeft': __version__, 'torch': torch.__version__}
-    return {'trunk': trunk, 'tuner': tuner, 'versions': versions}
+    return {'trunk': identity.trunk, 'tuner': identity.words, 'versions': versions}
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
