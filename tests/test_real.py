@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from hstpeft.datasets import VTAB1k
 from hstpeft.models import TunedBackbone
+from tests.support.paths import ROOT
 
-DATA = Path(os.environ.get('HSTPEFT_REAL_DATA', Path(__file__).parents[2] / 'shared/data'))
+DATA = Path(os.environ.get('HSTPEFT_REAL_DATA', ROOT.parent / 'shared/data'))
 WEIGHTS = DATA.parent / 'weights/vit_tiny_patch16_224.safetensors'
 ARCH = 'vit_tiny_patch16_224'
 PIPELINE = [

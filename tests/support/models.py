@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -11,13 +10,23 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from hstpeft.oracle import recipe
+from hstpeft.oracle.literal.hvt import hvt_shapes
 
-REFERENCE = Path(__file__).parents[1] / 'reference'
 ARCH = 'vit_tiny_patch16_224'
 # Skipping timm's slow initialisation: the weights are drawn, or replaced, anyway.
 VIT = dict(
     embed_dim=32, depth=4, num_heads=2, img_size=32, patch_size=8, weight_init='skip'
 )  # fmt: skip
+SWIN = dict(
+    type='hstpeft.SwinTrunk',
+    arch='swin_tiny_patch4_window7_224',
+    arch_options=dict(
+        img_size=32, patch_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(2, 2, 2, 4),
+        window_size=4,
+    ),
+)  # fmt: skip
+HVT = dict(embed_dim=32, depth=4, num_heads=2, img_size=32, patch_size=8)
+FROZEN = dict(type='hstpeft.FrozenTuner')
 SIDE = dict(side_dims=(8, 12, 12, 16), side_heads=(2, 2, 3, 4))
 MEAN_STD = dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=5)
 
@@ -63,6 +72,14 @@ def trunk_config(
         weights=weights,
         dtype=dtype,
     )
+
+
+def hvt_config(**options: Any) -> dict:
+    """Config of a tiny HVT with drawn weights that pools in its blocks 0 and 2."""
+    shapes = hvt_shapes(32, 4, (4, 4), 8, 5, pool_width=2)
+    weights = {k: v for k, v in draw(shapes).items() if not k.startswith('head.')}
+    config = dict(type='hstpeft.HVTTrunk', arch='hvt_s_1', arch_options=HVT, pool_width=2)
+    return {**config, 'weights': weights, **options}
 
 
 def hst_config(**options: Any) -> dict:

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.support.models import vit_weights
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ('red', 'green', 'blue')
 BATCH, EPOCHS, STEPS = 8, 3, 3
 

@@ -19,8 +19,8 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.oracle.case import Case
 from tests.support import tiny
-from tests.support.models import REFERENCE
-from tests.test_configs.test_shipped import LEAVES, NAME, shrunk
+from tests.support.leaves import LEAVES, NAME, shrunk
+from tests.support.paths import REFERENCE
 from tools.reference_checks.hst import build
 
 # Data set in a leaf's name -> the layout of its stand-in, and the variable that names its folder.
@@ -43,11 +43,6 @@ def stand_in(tmp_path_factory):
     return functools.cache(
         lambda layout: write_stand_in(layout, folder / layout, num_train=4, num_val=1, size=SIZE)
     )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_logger():
-    tiny.close_loggers()
 
 
 def smaller(node: Any) -> Any:

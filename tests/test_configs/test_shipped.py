@@ -2,16 +2,13 @@
 
 import functools
 import json
-import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import Registry
 from mmpretrain.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSFORMS
@@ -19,18 +16,8 @@ from torch import nn
 
 from hstpeft import registry
 from hstpeft.engine.config import load_config
-from tests.support import tiny
+from tests.support.leaves import LEAVES, NAME, shrunk
 
-LEAVES = {
-    path.stem: path
-    for path in sorted((tiny.ROOT / 'configs').glob('*/*.py'))
-    if path.parent.name != '_base_'
-}
-NAME = re.compile(
-    r'((?P<method>[a-z0-9-]+)_)?(?P<trunk>(vit|swin|hvt|scale-hvt)-[a-z0-9-]+)_'
-    r'((?P<task>semantic-fpn|upernet|(cascade-)?mask-rcnn|atss)_)?'
-    r'(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<length>\d+)(?P<unit>[eik])_(?P<dataset>[a-z0-9-]+)'
-)
 MAX_LINES = 30
 # Method in a leaf's name -> its folder and its tuner; a trunk from scratch has no method.
 METHODS = {
@@ -46,12 +33,6 @@ METHODS = {
     'memory-tokens': ('memory_tokens', 'MemoryTokensTuner'),
     'sa2vp': ('sa2vp', 'SA2VPTuner'),
     'sa2vp-acc': ('sa2vp', 'SA2VPTuner'),
-}
-# What leaves four blocks of a trunk; an HVT is bound to its image size, and pools tokens away.
-FOUR_BLOCKS = {
-    'hstpeft.ViTTrunk': dict(depth=4),
-    'hstpeft.SwinTrunk': dict(depths=(1, 1, 1, 1)),
-    'hstpeft.HVTTrunk': dict(depth=4, img_size=32, patch_size=4),
 }
 OWN = {
     name
@@ -72,15 +53,6 @@ def _no_choice_of_data(monkeypatch):
     data = ('VTAB_TASK', 'VTAB_ROOT', 'FGVC_TASK', 'FGVC_ROOT', 'RENDERED_SIZE', 'IMAGENET_ROOT')
     for variable in (*data, 'HVT_WEIGHTS'):
         monkeypatch.delenv(variable, raising=False)
-
-
-def shrunk(path: Path) -> Config:
-    """Load a leaf and take away the weights and all but four blocks of its trunk."""
-    config = load_config(path)
-    trunk = config.model.backbone.trunk
-    trunk.weights = None
-    trunk.arch_options = {**trunk.get('arch_options', {}), **FOUR_BLOCKS[trunk.type]}
-    return config
 
 
 def walk(node: Any, where: str = '') -> Iterator[tuple[str, str]]:

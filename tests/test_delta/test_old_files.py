@@ -18,10 +18,10 @@ from hstpeft.apis import init_model
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError
 from tests.support.models import draw, images
+from tests.support.paths import OLD_FILES
 
-FILES = Path(__file__).parents[1] / 'data' / 'v0'
-SYSTEMS = sorted(path.parent.name for path in FILES.glob('*/config.json'))
-OFFICIAL = [(path.parent.name, path.name) for path in sorted(FILES.glob('*/official*.pth'))]
+SYSTEMS = sorted(path.parent.name for path in OLD_FILES.glob('*/config.json'))
+OFFICIAL = [(path.parent.name, path.name) for path in sorted(OLD_FILES.glob('*/official*.pth'))]
 SUFFIXES = ['.pth', '.safetensors']
 # Relative to the largest logit. Rounding alone parts float32 from float64 by up to 1e-6; and timm
 # resamples position embeddings, which the wide images need, in float32 whatever the model is in.
@@ -47,7 +47,7 @@ def systems(tmp_path_factory) -> dict[str, System]:
 
 def make_system(name: str, scratch: Path, trunk_seed: int | None = None) -> System:
     """Write the config file and the drawn trunk weights that it names."""
-    record = json.loads((FILES / name / 'config.json').read_text())
+    record = json.loads((OLD_FILES / name / 'config.json').read_text())
     model, seed = record['model'], trunk_seed or record['trunk_seed']
     trunk = model['backbone']['trunk']
     if seed is not None:
@@ -56,7 +56,7 @@ def make_system(name: str, scratch: Path, trunk_seed: int | None = None) -> Syst
         save_file(draw(shapes, seed), trunk['weights'])
     leaf = scratch / 'leaf.py'
     leaf.write_text(f"default_scope = 'mmpretrain'\nmodel = {model!r}\n")
-    return System(FILES / name, record, leaf)
+    return System(OLD_FILES / name, record, leaf)
 
 
 def read_raw(path: Path) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def assert_old_logits(model: nn.Module, system: System) -> None:
 @pytest.mark.parametrize('suffix', SUFFIXES)
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_an_old_delta_gives_its_values_and_its_logits(systems, name, suffix):
-    system, path = systems[name], FILES / name / f'delta{suffix}'
+    system, path = systems[name], OLD_FILES / name / f'delta{suffix}'
     model = init_model(system.leaf, path, 'cpu')
     # The identity alone may be written in another way today.
     assert_same(model.state_dict(), read_raw(path), IDENTITY)
@@ -104,7 +104,7 @@ def test_an_old_delta_gives_its_values_and_its_logits(systems, name, suffix):
 @pytest.mark.parametrize('suffix', SUFFIXES)
 @pytest.mark.parametrize('name', SYSTEMS)
 def test_an_old_delta_is_read_bit_by_bit(name, suffix):
-    path = FILES / name / f'delta{suffix}'
+    path = OLD_FILES / name / f'delta{suffix}'
     assert_same(load_checkpoint(path)['state_dict'], read_raw(path))
     assert load_checkpoint(path)['meta']['versions'] == {
         'hstpeft': '0.1.0',
@@ -156,7 +156,7 @@ OTHERS = [
 @pytest.mark.parametrize(('delta', 'model', 'options'), OTHERS)
 def test_an_old_delta_of_another_function_is_refused(systems, delta, model, options, suffix):
     with pytest.raises(UserError, match='the checkpoint was made'):
-        init_model(systems[model].leaf, FILES / delta / f'delta{suffix}', 'cpu', options)
+        init_model(systems[model].leaf, OLD_FILES / delta / f'delta{suffix}', 'cpu', options)
 
 
 @pytest.mark.parametrize('name', ['hst', 'arc-swin', 'lora', 'hma'])
@@ -170,7 +170,7 @@ def test_the_files_are_the_old_ones():
     """Written anew by later code they would prove nothing."""
     texts = {}
     for name in SYSTEMS:
-        packed = read_raw(FILES / name / 'delta.pth')[IDENTITY]
+        packed = read_raw(OLD_FILES / name / 'delta.pth')[IDENTITY]
         assert packed.dtype == torch.uint8 and packed.shape == (2 * LONGEST_TEXT,)
         texts[name] = bytes(packed[LONGEST_TEXT:].tolist()).rstrip(b'\0').decode()
     assert texts['hst'] == 'HSTTuner'

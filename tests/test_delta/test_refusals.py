@@ -6,6 +6,7 @@ import torch
 from hstpeft.delta import check_state_dict
 from hstpeft.delta.identity import Identity, decode_identity, encode_identity
 from hstpeft.errors import UserError
+from tests.support.loading import LOADERS
 from tests.support.models import (
     backbone_config,
     build,
@@ -15,7 +16,6 @@ from tests.support.models import (
     trunk_config,
     vit_weights,
 )  # fmt: skip
-from tests.test_delta.test_state import LOADERS
 
 NORM = 'backbone.trunk.vit.blocks.1.norm2.bias'
 TOKENS = 'backbone.tuner.meta_tokens.2'

@@ -8,6 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
+from tests.support.loading import LOADERS
 from tests.support.models import (
     backbone_config,
     build,
@@ -87,25 +88,6 @@ def test_a_random_trunk_belongs_to_the_delta():
     assert not logits(other).equal(logits(model))
     other.load_state_dict(model.state_dict(), strict=True)
     assert logits(other).equal(logits(model))
-
-
-def by_torch(model: nn.Module, state: dict) -> None:
-    model.load_state_dict(state, strict=True)
-
-
-def by_torch_loosely(model: nn.Module, state: dict) -> None:
-    model.load_state_dict(state, strict=False)
-
-
-def by_mmengine(model: nn.Module, state: dict) -> None:
-    mmengine_checkpoint.load_state_dict(model, state, strict=True)
-
-
-def by_mmengine_loosely(model: nn.Module, state: dict) -> None:
-    mmengine_checkpoint.load_state_dict(model, state, strict=False)
-
-
-LOADERS = [by_torch, by_torch_loosely, by_mmengine, by_mmengine_loosely]
 
 
 @pytest.mark.parametrize('load', LOADERS)

@@ -35,9 +35,9 @@ class KillHook(Hook):
 
 
 @pytest.fixture(scope='module')
-def unbroken(task, tmp_path_factory):
+def unbroken(trained, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('unbroken')
-    return tiny.load(tiny.train(task.hst, work_dir, options=OPTIONS) / 'delta.pth')
+    return tiny.load(tiny.train(trained.task.hst, work_dir, options=OPTIONS) / 'delta.pth')
 
 
 @pytest.mark.slow

@@ -26,10 +26,11 @@ CASES = {
 
 
 @pytest.fixture(scope='module')
-def leaves(task) -> Path:
-    (task.folder / 'ema.py').write_text(EMA)
-    (task.folder / 'forgetful.py').write_text(FORGETFUL)
-    return task.folder
+def leaves(trained) -> Path:
+    folder = trained.task.folder
+    (folder / 'ema.py').write_text(EMA)
+    (folder / 'forgetful.py').write_text(FORGETFUL)
+    return folder
 
 
 @pytest.fixture(scope='module')

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import tiny
-
 
 @pytest.fixture(scope='session')
 def shared(tmp_path_factory) -> Path:
     """A folder for data and weights that all leaves read."""
     return tmp_path_factory.mktemp('shared')
-
-
-@pytest.fixture(autouse=True)
-def _fresh_logger() -> None:
-    tiny.close_loggers()
 
 
 @pytest.fixture

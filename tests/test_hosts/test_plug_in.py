@@ -21,7 +21,7 @@ from tests.support import dense_hosts, tiny
 from tools.delta import main as delta_tool
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
-SCRIPT = Path(__file__).parents[1] / 'support/host_process.py'
+SCRIPT = tiny.ROOT / 'tests/support/host_process.py'
 BACKBONE = """
 side_dims = [64, 128, 256, 384]
 backbone = dict(

@@ -8,7 +8,8 @@ import torch
 from hstpeft.errors import UserError
 from hstpeft.official import TRUNK, hst_depths, hst_names, join_hst, split_hst
 from hstpeft.oracle.literal.shapes import hst_shapes
-from tests.support.models import ARCH, REFERENCE, build, classifier_config, draw
+from tests.support.models import ARCH, build, classifier_config, draw
+from tests.support.paths import REFERENCE
 
 CASES = sorted(path.stem for path in (REFERENCE / 'hst').glob('*.json'))
 

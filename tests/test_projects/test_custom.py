@@ -67,7 +67,6 @@ def drawn(draw, tmp_path_factory) -> Data:
 @pytest.fixture
 def data(drawn, tmp_path, monkeypatch) -> Data:
     """Copy both folders, for a test may spoil them, and name them as a user would."""
-    tiny.close_loggers()
     folder = Path(shutil.copytree(drawn.masks.parent, tmp_path / 'data'))
     data = Data(folder / 'masks', folder / 'boxes')
     for kind, root in (('SEGMENTATION', data.masks), ('DETECTION', data.boxes)):

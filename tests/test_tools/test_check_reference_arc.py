@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools import check_reference
 
 OTHERS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.made_hvt_cases import write_hvt_case
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools import check_reference
 
 OTHERS = {

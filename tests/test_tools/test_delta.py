@@ -79,9 +79,9 @@ def test_hst_cannot_be_merged_and_says_why(trained, tmp_path, capsys):
 
 
 @pytest.fixture(scope='module')
-def probe(task, tmp_path_factory):
+def probe(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp('probe')
-    return tiny.train(task.linear, folder, options=['train_cfg.max_epochs=1']) / 'delta.pth'
+    return tiny.train(trained.task.linear, folder, options=['train_cfg.max_epochs=1']) / 'delta.pth'
 
 
 def test_merged_trunk_loads_into_timm(task, probe, tmp_path, capsys):

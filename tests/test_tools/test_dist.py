@@ -44,9 +44,9 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 @pytest.fixture(scope='module')
-def folder(task) -> Path:
-    (task.folder / 'still.py').write_text(STILL)
-    return task.folder
+def folder(trained) -> Path:
+    (trained.task.folder / 'still.py').write_text(STILL)
+    return trained.task.folder
 
 
 @pytest.fixture(scope='module')

@@ -3,11 +3,10 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.paths import ROOT
 
 FAKE_PYTHON = r"""#!/bin/bash
 printf '%s\n' "$*" >>"$CALLS"

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from hstpeft.apis import init_model
 from hstpeft.oracle.case import Case
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools import delta as delta_tool
 from tools.model_converters.hvt import main
 

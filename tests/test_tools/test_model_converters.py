@@ -12,7 +12,7 @@ from hstpeft.apis import init_model
 from hstpeft.official import split_hst
 from hstpeft.oracle.case import Case
 from tests.support import tiny
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools.model_converters.hst import main
 from tools.reference_checks import hst
 

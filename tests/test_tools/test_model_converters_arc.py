@@ -11,7 +11,7 @@ from hstpeft.apis import init_model
 from hstpeft.official import split_arc
 from hstpeft.oracle.case import Case
 from tests.support import tiny
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools.model_converters.arc import main
 
 LEAF = """

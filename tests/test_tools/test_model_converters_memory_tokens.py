@@ -11,7 +11,7 @@ from hstpeft.apis import init_model
 from hstpeft.official import split_memory_tokens
 from hstpeft.oracle.case import Case
 from tests.support import tiny
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools.model_converters.memory_tokens import main
 
 LEAF = """

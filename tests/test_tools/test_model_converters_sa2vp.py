@@ -13,7 +13,7 @@ from hstpeft.official import split_sa2vp
 from hstpeft.official.sa2vp import frozen_copies
 from hstpeft.oracle.case import Case
 from tests.support import tiny
-from tests.support.models import REFERENCE
+from tests.support.paths import REFERENCE
 from tools.model_converters.sa2vp import main
 
 TRUNKS = dict(

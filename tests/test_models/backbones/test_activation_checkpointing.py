@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tests.support.models import backbone_config, build, hst_config, images, trunk_config
-from tests.test_models.backbones.test_tuned_backbone import SWIN
+from tests.support.models import SWIN, backbone_config, build, hst_config, images, trunk_config
 
 DROPS = dict(proj_drop_rate=0.2, drop_path_rate=0.3, attn_drop_rate=0.2)
 ARC = dict(type='hstpeft.ARCTuner', adapter_dims=4, drop_rate=0.3)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from hstpeft.errors import UserError
 from tests.support.models import (
     ARCH,
+    FROZEN,
+    SWIN,
     VIT,
     backbone_config,
     build,
@@ -22,15 +24,6 @@ from tests.support.models import (
     vit_weights,
 )  # fmt: skip
 
-FROZEN = dict(type='hstpeft.FrozenTuner')
-SWIN = dict(
-    type='hstpeft.SwinTrunk',
-    arch='swin_tiny_patch4_window7_224',
-    arch_options=dict(
-        img_size=32, patch_size=2, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(2, 2, 2, 4),
-        window_size=4,
-    ),
-)  # fmt: skip
 SIZES = [(32, 32), (33, 47), (8, 8), (9, 64), (31, 8)]
 
 

@@ -12,7 +12,8 @@ from hstpeft.models.heads import HMAClsHead
 from hstpeft.official.hma import hma_names
 from hstpeft.oracle import recipe
 from hstpeft.oracle.literal.hma import HMAOptions, LiteralHMA, hma_shapes, literal_enqueue
-from tests.support.models import REFERENCE, draw
+from tests.support.models import draw
+from tests.support.paths import REFERENCE
 
 LIMIT = 1e-8
 DEFAULTS = dict(

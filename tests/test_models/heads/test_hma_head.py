@@ -18,7 +18,8 @@ from tests.support.hma_parts import (
     make_head,
     samples_of,
 )
-from tests.support.models import REFERENCE, changed, snapshot
+from tests.support.models import changed, snapshot
+from tests.support.paths import REFERENCE
 
 
 def test_training_writes_features_and_label_embeddings_behind_each_other():

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hstpeft.official import split_hvt
 from hstpeft.official.hvt import hvt_names
 from hstpeft.oracle.literal.hvt import HVTOptions, LiteralHVT, hvt_shapes
-from tests.support.models import REFERENCE, build, draw, images
+from tests.support.models import build, draw, images
+from tests.support.paths import REFERENCE
 
 LIMIT = 1e-8
 DEFAULTS = dict(

@@ -13,22 +13,22 @@ from hstpeft.delta.merge import merge
 from hstpeft.errors import UserError
 from hstpeft.models.trunks import HVTTrunk
 from hstpeft.models.trunks.hvt import HVT_SIZES
-from hstpeft.oracle.literal.hvt import hvt_shapes
-from tests.support.models import REFERENCE, backbone_config, build, changed, draw, images, snapshot
+from tests.support.models import (
+    FROZEN,
+    HVT,
+    backbone_config,
+    build,
+    changed,
+    hvt_config,
+    images,
+    snapshot,
+)
+from tests.support.paths import REFERENCE
 
 PUBLISHED = json.loads((REFERENCE / 'full_size_counts.json').read_text())['hvt']
 PUBLISHED.pop('notes')
-TINY = dict(embed_dim=32, depth=4, num_heads=2, img_size=32, patch_size=8)
 FULL = dict(type='hstpeft.FullTuner')
 ARC = dict(type='hstpeft.ARCTuner', adapter_dims=6)
-
-
-def hvt_config(**options) -> dict:
-    """Config of a tiny HVT with drawn weights that pools in its blocks 0 and 2."""
-    shapes = hvt_shapes(32, 4, (4, 4), 8, 5, pool_width=2)
-    weights = {k: v for k, v in draw(shapes).items() if not k.startswith('head.')}
-    config = dict(type='hstpeft.HVTTrunk', arch='hvt_s_1', arch_options=TINY, pool_width=2)
-    return {**config, 'weights': weights, **options}
 
 
 def refusal(*args, **kwargs) -> str:
@@ -91,7 +91,7 @@ def test_published_sequence_lengths(published):
     ],
 )
 def test_any_arch_takes_any_pool_width(options, pooling):
-    trunk = HVTTrunk(**{'arch': 'hvt_s_1', 'arch_options': TINY, **options})
+    trunk = HVTTrunk(**{'arch': 'hvt_s_1', 'arch_options': HVT, **options})
     found = [i for i, block in enumerate(trunk.vit.blocks) if hasattr(block, 'pos_embed')]
     assert tuple(found) == trunk.pool_indices == pooling
 
@@ -176,14 +176,14 @@ def test_an_unknown_arch_names_the_nearest(arch, nearest):
     ],
 )
 def test_wrong_options_are_refused(options, said):
-    assert said in refusal('hvt_s_1', **{'arch_options': TINY, **options})
+    assert said in refusal('hvt_s_1', **{'arch_options': HVT, **options})
 
 
 def test_weights_of_another_pooling_are_refused():
     weights = hvt_config()['weights']
-    message = refusal('hvt_s_1', TINY, 4, weights=weights)
+    message = refusal('hvt_s_1', HVT, 4, weights=weights)
     assert 'unexpected: blocks.2.pos_embed' in message
-    message = refusal('hvt_s_1', TINY, 2, pool_stride=1, weights=weights)
+    message = refusal('hvt_s_1', HVT, 2, pool_stride=1, weights=weights)
     assert 'blocks.0.pos_embed (1, 7, 32) instead of (1, 14, 32)' in message
 
 
@@ -206,9 +206,9 @@ def test_arc_trains_its_own_parameters_alone_and_merges():
         expected = model(image, mode='tensor')
         torch.testing.assert_close(merged(image, mode='tensor'), expected, rtol=0, atol=2e-5)
         # What merge writes is an HVT's weight file.
-        plain = build(backbone_config(hvt_config(weights=trunk), dict(type='hstpeft.FrozenTuner')))
+        plain = build(backbone_config(hvt_config(weights=trunk), FROZEN))
         torch.testing.assert_close(plain(image)[0], merged.backbone(image)[0], rtol=0, atol=0)
-        untuned = build(backbone_config(hvt_config(), dict(type='hstpeft.FrozenTuner')))
+        untuned = build(backbone_config(hvt_config(), FROZEN))
         assert (untuned(image)[0] - plain(image)[0]).abs().max() > 1e-2
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import timm
@@ -14,8 +13,8 @@ from safetensors.torch import save
 
 from hstpeft.delta import fingerprint
 from tests.support.models import draw
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 ARCH, TAG, OTHER_TAG = 'vit_tiny_patch16_224', 'augreg_in21k', 'augreg_in21k_ft_in1k'
 SCRIPT = """
 from hstpeft.errors import UserError

@@ -9,8 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import hstpeft.models.trunks.vit as vit_module
 from hstpeft.errors import UserError
 from hstpeft.models import ViTTrunk
-from tests.support.models import ARCH, VIT, backbone_config, build, hst_config, images, trunk_config
-from tests.test_models.backbones.test_tuned_backbone import FROZEN
+from tests.support.models import (
+    ARCH,
+    FROZEN,
+    VIT,
+    backbone_config,
+    build,
+    hst_config,
+    images,
+    trunk_config,
+)
 
 TUNERS = {
     'hst': hst_config(num_meta_tokens=2),

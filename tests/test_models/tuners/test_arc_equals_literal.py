@@ -8,7 +8,8 @@ import torch
 
 from hstpeft.oracle.literal.arc import ARCOptions, LiteralARC, is_trainable
 from tests.support.arc_pair import case_images, gradients, loss_of, make_pair, run
-from tests.support.models import REFERENCE, draw, images
+from tests.support.models import draw, images
+from tests.support.paths import REFERENCE
 
 LIMIT = 1e-8
 ATTENTION, MLP = ('attention',), ('mlp',)

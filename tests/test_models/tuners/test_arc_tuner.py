@@ -22,7 +22,8 @@ from tests.support.arc_pair import (
     make_pair,
     official_weights,
 )
-from tests.support.models import REFERENCE, build, draw, images
+from tests.support.models import build, draw, images
+from tests.support.paths import REFERENCE
 
 VIT = dict(depth=3)
 SWIN = dict(depths=(2, 2))

@@ -7,8 +7,15 @@ from torch import nn
 from hstpeft.delta import load_checkpoint, publishable, save_delta
 from hstpeft.delta.merge import merge
 from hstpeft.errors import UserError
-from tests.support.models import backbone_config, build, changed, images, snapshot, trunk_config
-from tests.test_models.trunks.test_hvt_trunk import hvt_config
+from tests.support.models import (
+    backbone_config,
+    build,
+    changed,
+    hvt_config,
+    images,
+    snapshot,
+    trunk_config,
+)
 
 FULL = dict(type='hstpeft.FullTuner')
 SWIN = dict(embed_dim=16, depths=(2, 1), num_heads=(2, 2), window_size=4, img_size=32)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hstpeft.official import TRUNK, hst_names
 from hstpeft.oracle.literal.hst import HSTOptions, LiteralHST, is_trainable
 from hstpeft.oracle.literal.shapes import hst_shapes
-from tests.support.models import ARCH, REFERENCE, build, classifier_config, draw, images
+from tests.support.models import ARCH, build, classifier_config, draw, images
+from tests.support.paths import REFERENCE
 
 LIMIT = 1e-8
 WIDE = (32, 48, 64, 72)

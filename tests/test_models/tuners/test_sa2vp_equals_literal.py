@@ -18,7 +18,8 @@ from hstpeft.official.sa2vp import (
 from hstpeft.oracle import recipe
 from hstpeft.oracle.literal.sa2vp import LiteralSA2VP, SA2VPOptions, is_trainable, sa2vp_vit_shapes
 from hstpeft.oracle.literal.sa2vp_swin import LiteralSA2VPSwin, SA2VPSwinOptions, sa2vp_swin_shapes
-from tests.support.models import REFERENCE, draw, images
+from tests.support.models import draw, images
+from tests.support.paths import REFERENCE
 from tools.reference_checks.classifier import classifier, fill, trainable
 
 LIMIT = 1e-8

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from hstpeft.errors import UserError
 from hstpeft.official.common import SWIN, swin_names
 from hstpeft.oracle.literal.arc_shapes import arc_swin_shapes
-from tests.support.models import REFERENCE, backbone_config, build, changed, draw, images, snapshot
+from tests.support.models import backbone_config, build, changed, draw, images, snapshot
 from tests.support.models import trunk_config as vit_config
+from tests.support.paths import REFERENCE
 
 COUNTS = json.loads((REFERENCE / 'full_size_counts.json').read_text())['sa2vp']
 DEPTHS, HEADS = (1, 1, 4, 1), (1, 2, 2, 4)
