@@ -1,18 +1,13 @@
-"""The shape of the code: imports point only down, and hosts find every class of ours."""
+"""Imports point only down."""
 
 import ast
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from mmengine.registry import Registry
 
-from hstpeft import registry
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'hstpeft'
 # Layer -> what of hstpeft it may import. A layer may always import itself.
 BASIC = {'errors', 'version'}
@@ -48,7 +43,17 @@ OWNERS = {
     'mmseg': (),
     'mmdet': (),
 }  # fmt: skip
-FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob('*.py'))
+
+
+def files_of(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob('*.py'))
+
+
+FILES = files_of(PACKAGE)
+
+
+def roots_of(names: Iterable[str]) -> set[str]:
+    return {name.split('.')[0] for name in names}
 
 
 def module_name(file: str) -> str:
@@ -64,11 +69,11 @@ def layer_of(name: str) -> str | None:
     return None
 
 
-def imports(file: str) -> set[str]:
-    """Absolute names of everything a file imports, wherever in the file."""
-    package = ['hstpeft', *file.split('/')[:-1]]
+def imports(file: str, root: Path = PACKAGE) -> set[str]:
+    """Absolute names of everything that a file below a root package imports, wherever in the file."""
+    package = [root.name, *file.split('/')[:-1]]
     found = set()
-    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+    for node in ast.walk(ast.parse((root / file).read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -100,7 +105,7 @@ def test_imports_point_only_down(file):
 
 @pytest.mark.parametrize('file', FILES)
 def test_foreign_packages_stay_in_their_layers(file):
-    roots = {name.split('.')[0] for name in imports(file)}
+    roots = roots_of(imports(file))
     for package, owners in OWNERS.items():
         at_home = module_name(file).startswith(owners) if owners else False
         assert at_home or package not in roots, f'{file} imports {package}'
@@ -117,6 +122,38 @@ def test_a_trunk_knows_no_tuner_and_the_side_network_knows_only_tensors():
             assert not any(name.startswith(('models', 'registry')) for name in layers), file
 
 
+@pytest.mark.parametrize('package', ['official', 'oracle'])
+def test_official_names_and_literal_forms_serve_tools_and_tests_alone(package):
+    """What a user trains depends on no official code, neither its names nor its equations."""
+    others = [file for file in FILES if layer_of(module_name(file)) != package]
+    assert len(others) < len(FILES)
+    assert not [file for file in others if package in imported_layers(file)]
+
+
+@pytest.mark.parametrize('folder', ['tools', 'projects'])
+def test_what_is_run_never_imports_tests(folder):
+    files = files_of(ROOT / folder)
+    assert files
+    assert not [file for file in files if 'tests' in roots_of(imports(file, ROOT / folder))]
+
+
+def test_test_modules_and_conftests_are_imported_by_nobody():
+    """What tests share lies in tests/support/."""
+    tests = ROOT / 'tests'
+    # `make.py` runs at an old commit, and means the conftest of that time.
+    for file in [file for file in files_of(tests) if file != 'data/v0/make.py']:
+        parts = [name.split('.') for name in imports(file, tests) if name.startswith('tests.')]
+        assert all(name[1] == 'support' for name in parts), file
+
+
+def test_conftests_hold_fixtures_and_hooks_only():
+    for path in (ROOT / 'tests').rglob('conftest.py'):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                decorators = ' '.join(map(ast.unparse, node.decorator_list))
+                assert 'fixture' in decorators or node.name.startswith('pytest_'), (path, node.name)
+
+
 def test_the_rules_see_a_forbidden_import():
     """The parser must not be blind: relative, lazy and aliased imports count."""
     assert 'hstpeft.models.trunks.Trunk' in imports('models/tuners/base.py')
@@ -124,81 +161,3 @@ def test_the_rules_see_a_forbidden_import():
     assert not is_allowed('models.trunks', 'models.tuners')
     assert is_allowed('engine', 'models.tuners')
     assert layer_of('models.side.block') == 'models.side'
-
-
-RESOLVE = """
-import importlib, json, sys, warnings
-warnings.filterwarnings('ignore')
-import mmengine.registry as root
-host, names = sys.argv[1], json.loads(sys.argv[2])
-try:
-    registries = importlib.import_module(f'{host}.registry')
-    importlib.import_module(f'{host}.models')  # mmdet needs mmcv's compiled operators
-except ImportError as error:
-    print(json.dumps({'skip': str(error)}))
-    raise SystemExit
-root.init_default_scope(host)
-missing = [
-    name
-    for registry, name in names
-    # A host that lacks a registry (FUNCTIONS) uses mmengine's.
-    if getattr(registries, registry, getattr(root, registry)).get(name) is None
-]
-print(json.dumps({'missing': missing}))
-"""
-HOSTS = ('mmpretrain', 'mmseg', 'mmdet')
-
-
-@pytest.fixture(scope='module')
-def registered() -> list[tuple[str, str]]:
-    found = []
-    for attribute, own in sorted(vars(registry).items()):
-        if isinstance(own, Registry):
-            own.import_from_location()
-            found += [(attribute, f'hstpeft.{name}') for name in own.module_dict]
-    return found
-
-
-@pytest.fixture(scope='module')
-def answers(registered):
-    """One fresh interpreter a host, all at once: each spends its time on imports."""
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    running = {
-        host: subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-c', RESOLVE, host, json.dumps(registered)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for host in HOSTS
-    }  # fmt: skip
-    outputs = {host: process.communicate(timeout=300) for host, process in running.items()}
-    return {host: (running[host].returncode, *output) for host, output in outputs.items()}
-
-
-def test_the_registries_hold_our_classes(registered):
-    names = {name for _, name in registered}
-    assert {'hstpeft.TunedBackbone', 'hstpeft.HSTTuner', 'hstpeft.ViTTrunk'} <= names
-
-
-@pytest.mark.parametrize('host', HOSTS)
-def test_every_class_resolves_in_the_scope_of_a_host_without_custom_imports(host, answers):
-    status, out, err = answers[host]
-    assert status == 0, err
-    answer = json.loads(out.strip().splitlines()[-1])
-    if 'skip' in answer:
-        pytest.skip(f'{host} is not importable here: {answer["skip"]}')
-    assert answer['missing'] == []
-
-
-WITHOUT_MMPRETRAIN = """
-import sys
-sys.modules['mmpretrain'] = None
-from hstpeft.registry import MODELS
-assert MODELS.get('hstpeft.TunedBackbone') is not None
-assert MODELS.get('hstpeft.HMAClsHead') is None
-"""
-
-
-def test_a_dense_user_needs_no_mmpretrain():
-    command = [sys.executable, '-W', 'ignore', '-c', WITHOUT_MMPRETRAIN]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
