@@ -10,14 +10,8 @@ from mmpretrain.registry import MODELS
 from hstpeft.errors import UserError
 from hstpeft.models import HSTTuner, PooledNorm
 from hstpeft.models.tuners.hst import deal_out
-from tests.support.models import (
-    REFERENCE,
-    backbone_config,
-    build,
-    classifier_config,
-    hst_config,
-    images,
-)
+from tests.support.models import backbone_config, build, classifier_config, hst_config, images
+from tests.support.paths import REFERENCE
 
 
 @pytest.mark.parametrize(

@@ -20,21 +20,15 @@ from hstpeft.oracle.literal.memory_tokens import (
     is_trainable,
     memory_tokens_shapes,
 )
-from tests.support.models import (
-    ARCH,
-    REFERENCE,
-    backbone_config,
-    build,
-    draw,
-    images,
-    trunk_config,
-)
+from tests.support.models import ARCH, backbone_config, build, draw, images, trunk_config
+from tests.support.paths import REFERENCE
 
 LIMIT, CLASSES = 1e-8, 5
 DEFAULTS = dict(
     width=32, depth=3, heads=2, grid=(4, 4), patch=8, memory=5, mode='prop', global_pool='token',
     mlp_ratio=2.0,
 )  # fmt: skip
+
 CASES = {
     'prop': dict(),
     'standard': dict(mode='standard'),
