@@ -1,5 +1,7 @@
 """Fixtures of every test; what tests call themselves lies in tests/support/."""
 
+import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,31 @@ from tests.support import tiny
 
 # Tiny tensors: a second thread costs more than it gives, above all beside other processes.
 torch.set_num_threads(1)
+# What a test without the marker `slow` may take of the processor; most take a hundredth.
+MAX_SECONDS = 10
+
+
+def processor_seconds() -> float:
+    """Time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> object:
+    """Keep the fast tier fast, by the processor's time: the clock's depends on the machine's other work."""
+    before = processor_seconds()
+    result = yield
+    spent = processor_seconds() - before
+    if spent > MAX_SECONDS and item.get_closest_marker('slow') is None:
+        pytest.fail(f'{spent:.0f} s of the processor: make it faster, or mark it `slow`')
+    return result
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _quick_collections_of_garbage() -> None:
+    """Set aside all that was imported so far: every data set of mmengine asks for a collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
