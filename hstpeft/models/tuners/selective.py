@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import UserError, check_names
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
@@ -25,14 +25,7 @@ class SelectiveTuner(Tuner):
 
     def __init__(self, parts: Sequence[str] = ('biases',)) -> None:
         super().__init__()
-        self.parts = (parts,) if isinstance(parts, str) else tuple(parts)
-        for part in self.parts:
-            if part not in PARTS:
-                raise UserError(f'tuner.parts {part!r} is unknown: {nearest(part, PARTS)}')
-        if not self.parts or len(set(self.parts)) != len(self.parts):
-            raise UserError(
-                f'tuner.parts {self.parts} must name at least one of {PARTS}, each once'
-            )
+        self.parts = check_names('tuner.parts', parts, PARTS)
 
     def attach(self, trunk: Trunk) -> None:
         """There is nothing to build."""

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError
+from hstpeft.errors import UserError, check_least, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
@@ -44,11 +44,9 @@ class VPTTuner(Tuner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in (('num_tokens', num_tokens), ('prompt_dims', prompt_dims)):
-            if value is not None and value < 1:
-                raise UserError(f'tuner.{name} {value} must be at least 1')
-        if not 0 <= drop_rate < 1:
-            raise UserError(f'tuner.drop_rate {drop_rate} must be from 0 to below 1')
+        check_least('tuner.num_tokens', num_tokens, 1)
+        check_least('tuner.prompt_dims', 1 if prompt_dims is None else prompt_dims, 1)
+        check_rate('tuner.drop_rate', drop_rate)
         self.num_tokens = self.num_front_tokens = num_tokens
         self.deep, self.prompt_dims, self.drop = deep, prompt_dims, nn.Dropout(drop_rate)
 
