@@ -56,6 +56,7 @@ TUNERS = {
     'vpt': (dict(type='hstpeft.VPTTuner', num_tokens=2), ('vit', 'swin')),
     'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), ('vit', 'swin')),
     'bitfit': (dict(type='hstpeft.SelectiveTuner'), ('vit', 'swin', 'hvt')),
+    'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), ('vit', 'swin', 'hvt')),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
