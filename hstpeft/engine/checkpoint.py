@@ -9,11 +9,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
-from hstpeft.delta.state import check_identity, decode_identity
+from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
+from hstpeft.delta.state import check_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
-from hstpeft.version import __version__
 
 _IDENTITY = 'backbone._extra_state'
 
@@ -96,20 +95,10 @@ class DeltaHook(Hook):
         checkpoint = {'state_dict': model.state_dict(), 'meta': meta}
         # EMAHook puts the averaged weights into it here, as into every checkpoint.
         runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+        delta = make_delta(checkpoint)
         path = Path(runner.work_dir) / 'delta.pth'
         size = save_delta(delta, path)
         runner.logger.info(f'delta: {path}, {size / 1e6:.2f} MB')
-
-
-def describe(state_dict: dict[str, torch.Tensor]) -> dict:
-    """Make a delta's metadata from its state dict."""
-    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
-    if len(extra) != 1:
-        raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
-    trunk, tuner = decode_identity(extra[0])
-    versions = {'hstpeft': __version__, 'torch': torch.__version__}
-    return {'trunk': trunk, 'tuner': tuner, 'versions': versions}
 
 
 def latest_checkpoint(work_dir: str | Path) -> Path | None:
