@@ -1,6 +1,7 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import master_only
@@ -101,13 +102,13 @@ class DeltaHook(Hook):
         runner.logger.info(f'delta: {path}, {size / 1e6:.2f} MB')
 
 
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the newest readable training checkpoint of a work folder.
+def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest training checkpoint of a work folder that can be read.
 
     A file that a kill or a full disk left incomplete is skipped, and said so.
 
     Returns:
-        Its path, or None if there is no checkpoint at all.
+        Its path and what it holds, or None if there is no checkpoint at all.
 
     Raises:
         UserError: There are checkpoints, but none can be read.
@@ -116,11 +117,9 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     paths.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
     for path in paths:
         try:
-            load_checkpoint(path)
+            return path, load_checkpoint(path)
         except UserError as error:
             print_log(f'skipped: {error}', logger='current', level=30)
-        else:
-            return path
     if paths:
         raise UserError(f'none of the {len(paths)} checkpoints in {work_dir} can be read')
     return None
