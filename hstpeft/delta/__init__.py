@@ -3,7 +3,7 @@
 from hstpeft.delta.files import describe, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.fingerprint import RANDOM, fingerprint
 from hstpeft.delta.ownership import freeze_all_but, owner_table
-from hstpeft.delta.state import check_state_dict, install_state_hooks
+from hstpeft.delta.state import check_state_dict, install_state_hooks, list_differences
 
 __all__ = [
     'RANDOM',
@@ -12,6 +12,7 @@ __all__ = [
     'fingerprint',
     'freeze_all_but',
     'install_state_hooks',
+    'list_differences',
     'load_checkpoint',
     'make_delta',
     'owner_table',

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hstpeft.delta.state import decode_identity
+from hstpeft.delta.identity import decode_identity
 from hstpeft.errors import UserError
 from hstpeft.version import __version__
 
@@ -82,9 +82,9 @@ def describe(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
     if len(extra) != 1:
         raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
-    trunk, tuner = decode_identity(extra[0])
+    identity = decode_identity(extra[0])
     versions = {'hstpeft': __version__, 'torch': torch.__version__}
-    return {'trunk': trunk, 'tuner': tuner, 'versions': versions}
+    return {'trunk': identity.trunk, 'tuner': identity.words, 'versions': versions}
 
 
 def save_delta(delta: Mapping[str, Any], path: str | os.PathLike) -> int:

@@ -23,7 +23,7 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     merged = copy.deepcopy(model)
     backbone = merged.backbone
     frozen = {id(p) for name, p in backbone.named_parameters() if name in backbone.frozen_names}
-    backbone.tuner = backbone.tuner.merge(backbone.trunk)
+    backbone.merge_tuner()
     # LoRA's layers had put their own name into those of the weights they wrap.
     backbone.frozen_names = frozenset(
         name for name, p in backbone.named_parameters() if id(p) in frozen

@@ -6,17 +6,15 @@ the original after ``copy.deepcopy`` (EMA), and mmengine's own loader only calls
 ``_load_from_state_dict``.
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 
-import torch
 from torch import Tensor, nn
 
 from hstpeft.delta.fingerprint import RANDOM
+from hstpeft.delta.identity import check_identity
 from hstpeft.errors import UserError
 
 _EXTRA = '_extra_state'
-_IDENTITY_BYTES = 64
-_TUNER_BYTES = 64
 
 
 def install_state_hooks(backbone: nn.Module) -> None:
@@ -34,29 +32,6 @@ def install_state_hooks(backbone: nn.Module) -> None:
     backbone.register_load_state_dict_pre_hook(_check_and_refill)
 
 
-def encode_identity(identity: str, tuner: str) -> Tensor:
-    """Pack the trunk's identity and the tuner's type into a uint8 tensor of fixed length."""
-    parts = [(identity, _IDENTITY_BYTES), (tuner, _TUNER_BYTES)]
-    packed = b''.join(text.encode().ljust(size, b'\0')[:size] for text, size in parts)
-    return torch.tensor(list(packed), dtype=torch.uint8)
-
-
-def decode_identity(packed: Tensor) -> tuple[str, str]:
-    """Undo `encode_identity`.
-
-    Returns:
-        The trunk's identity and the tuner's type.
-    """
-    if packed.dtype != torch.uint8 or packed.numel() != _IDENTITY_BYTES + _TUNER_BYTES:
-        raise UserError(
-            f"the checkpoint's trunk identity is damaged ({packed.dtype}, {packed.numel()} "
-            'values): take another copy of the file'
-        )
-    raw = bytes(packed.cpu().tolist())
-    cut = raw[:_IDENTITY_BYTES], raw[_IDENTITY_BYTES:]
-    return tuple(part.rstrip(b'\0').decode(errors='replace') for part in cut)
-
-
 def frozen_trunk_tensors(backbone: nn.Module) -> dict[str, Tensor]:
     """Return the tensors that a delta leaves out, by their names inside the backbone."""
     if backbone.trunk.identity == RANDOM:
@@ -68,6 +43,36 @@ def frozen_trunk_tensors(backbone: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def list_differences(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], reshapable: Collection[str] = ()
+) -> str:
+    """Say in which keys and shapes tensors differ from those that they shall fill.
+
+    Args:
+        own: What is about to be filled.
+        given: What it is filled with.
+        reshapable: Keys whose shape may differ.
+
+    Returns:
+        What is missing, left over and of another shape, the first five of each; empty if all fits.
+    """
+    reshaped = [
+        f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
+        for key in sorted(own.keys() & given.keys())
+        if given[key].shape != own[key].shape and key not in reshapable
+    ]
+    found = {
+        'missing': sorted(own.keys() - given.keys()),
+        'unexpected': sorted(given.keys() - own.keys()),
+        'shape': reshaped,
+    }
+    return '; '.join(
+        f'{title}: {", ".join(keys[:5])}' + (f' and {len(keys) - 5} more' if len(keys) > 5 else '')
+        for title, keys in found.items()
+        if keys
+    )
+
+
 def check_state_dict(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
     """Raise if two state dicts differ in keys or shapes.
 
@@ -77,22 +82,13 @@ def check_state_dict(own: Mapping[str, Tensor], given: Mapping[str, Tensor], wha
         what: What is loaded into what, for the message.
 
     Raises:
-        UserError: Some keys are missing, unexpected or of another shape; all are listed.
+        UserError: Says what is missing, unexpected or of another shape.
     """
-    problems = []
-    missing = sorted(own.keys() - given.keys())
-    unexpected = sorted(given.keys() - own.keys())
-    reshaped = [
-        f'{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in sorted(own.keys() & given.keys())
-        if given[key].shape != own[key].shape
-    ]
-    for title, keys in (('missing', missing), ('unexpected', unexpected), ('shape', reshaped)):
-        if keys:
-            more = f' and {len(keys) - 5} more' if len(keys) > 5 else ''
-            problems.append(f'{title}: {", ".join(keys[:5])}{more}')
-    if problems:
-        raise UserError(f'{what} does not fit: {"; ".join(problems)}')
+    # An identity is compared by its content: its length changed once.
+    identities = [key for key in own if key.rpartition('.')[2] == _EXTRA]
+    differences = list_differences(own, given, identities)
+    if differences:
+        raise UserError(f'{what} does not fit: {differences}')
 
 
 def _drop_frozen(
@@ -130,26 +126,3 @@ def _check_and_refill(
     check_state_dict(own, given, "the checkpoint's backbone")
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor
-
-
-def check_identity(given: Tensor, own: Tensor) -> None:
-    """Compare trunk and tuner of a checkpoint with those of the model.
-
-    Args:
-        given: The checkpoint's, as `encode_identity` packs it.
-        own: The model's.
-
-    Raises:
-        UserError: They differ; names both sides.
-    """
-    (trunk, tuner), (own_trunk, own_tuner) = decode_identity(given), decode_identity(own)
-    if tuner != own_tuner:
-        raise UserError(
-            f'the checkpoint was made with the tuner {tuner}, the model has {own_tuner}: '
-            'use the config that the checkpoint was trained with'
-        )
-    if trunk != own_trunk:
-        raise UserError(
-            f'the checkpoint was made on the trunk {trunk[:12]}, the model has the trunk '
-            f'{own_trunk[:12]}: give the weights that it was trained with as backbone.trunk.weights'
-        )

@@ -11,7 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
-from hstpeft.delta.state import check_identity
+from hstpeft.delta.identity import check_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 

@@ -12,14 +12,17 @@ from tests.support.models import backbone_config, trunk_config
 
 CLASSES, DIMS, LABEL_DIMS = 5, 24, 8
 SMALL = dict(
-    label_dims=LABEL_DIMS, local_memory_size=12, global_memory_per_class=2,
-    global_memory_init='normal', drop_rate=0.0,
+    label_dims=LABEL_DIMS, local_memory=dict(size=12), global_memory_per_class=2,
+    global_memory_init='normal', attention=dict(drop_rate=0.0),
 )  # fmt: skip
 
 
 def make_head(**options) -> HMAClsHead:
-    """Build a small head, reproducibly."""
+    """Build a small head, reproducibly; options of its parts go on top of those of `SMALL`."""
     torch.manual_seed(3)
+    for part in ('local_memory', 'attention'):
+        if options.get(part) is not None:
+            options[part] = {**SMALL[part], **options[part]}
     return HMAClsHead(CLASSES, DIMS, **{**SMALL, **options})
 
 

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import MessageHub
 
 from hstpeft.delta import files, load_checkpoint, make_delta, save_delta
-from hstpeft.delta.state import encode_identity
+from hstpeft.delta.identity import Identity, encode_identity
 from hstpeft.errors import UserError
 from tests.support.models import build, classifier_config
 
@@ -62,7 +62,7 @@ def test_safetensors_are_byte_stable_over_save_load_save(tmp_path):
 def test_a_delta_is_the_state_dict_and_plain_metadata_only():
     state = {
         'a': torch.ones(2, requires_grad=True),
-        'backbone._extra_state': encode_identity('random', 'HSTTuner'),
+        'backbone._extra_state': encode_identity(Identity('random', 'a' * 64, 'HSTTuner')),
     }
     checkpoint = {
         'state_dict': state,
@@ -86,7 +86,7 @@ def test_a_delta_is_the_state_dict_and_plain_metadata_only():
 
 @pytest.mark.parametrize('count', [0, 2])
 def test_no_delta_is_made_without_the_identity_of_one_trunk(count):
-    identity = encode_identity('random', 'HSTTuner')
+    identity = encode_identity(Identity('random', 'a' * 64, 'HSTTuner'))
     state = {f'part{index}._extra_state': identity for index in range(count)}
     with pytest.raises(UserError, match='not one of hstpeft'):
         make_delta({'state_dict': {'weight': torch.ones(1), **state}})

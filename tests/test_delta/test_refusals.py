@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hstpeft.delta import check_state_dict
-from hstpeft.delta.state import decode_identity, encode_identity
+from hstpeft.delta.identity import Identity, decode_identity, encode_identity
 from hstpeft.errors import UserError
 from tests.support.models import (
     backbone_config,
@@ -110,8 +110,8 @@ def test_every_problem_is_listed_but_the_list_is_short():
 
 
 @pytest.mark.parametrize('identity', ['random', 'f' * 64])
-@pytest.mark.parametrize('tuner', ['HSTTuner', 'X' * 64])
+@pytest.mark.parametrize('tuner', ['HSTTuner', 'X' * 128])
 def test_the_packed_identity_has_one_length_and_comes_back(identity, tuner):
-    packed = encode_identity(identity, tuner)
-    assert packed.dtype == torch.uint8 and packed.shape == (128,)
-    assert decode_identity(packed) == (identity, tuner)
+    packed = encode_identity(Identity(identity, 'a' * 64, tuner))
+    assert packed.dtype == torch.uint8 and packed.shape == (256,)
+    assert decode_identity(packed) == (identity, 'a' * 64, tuner)

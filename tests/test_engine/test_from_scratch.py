@@ -9,7 +9,7 @@ import torch
 
 from hstpeft.apis import init_model
 from hstpeft.delta.fingerprint import RANDOM
-from hstpeft.delta.state import decode_identity
+from hstpeft.delta.identity import decode_identity
 from tests.support import tiny
 from tools.test import main as run_test
 
@@ -86,7 +86,8 @@ def test_everything_is_trained_and_saved(unbroken):
     parameters = {key for key in last if key != 'backbone._extra_state'}
     assert {key for key in parameters if not first[key].equal(last[key])} == parameters
     assert {'backbone.trunk.vit.pos_embed', 'backbone.trunk.vit.blocks.3.pos_embed'} <= parameters
-    assert decode_identity(last['backbone._extra_state']) == (RANDOM, 'FullTuner')
+    trunk, _, words = decode_identity(last['backbone._extra_state'])
+    assert (trunk, words) == (RANDOM, 'FullTuner')
     delta = tiny.load(unbroken / 'delta.pth')
     assert tiny.same(dict(delta['state_dict']), last)
 

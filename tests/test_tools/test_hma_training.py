@@ -11,8 +11,8 @@ from PIL import Image
 from hstpeft.apis import init_model
 from tests.support import tiny
 from tests.support.hma_parts import batch, make_head
-from tools.analysis.hma_attention import look, sum_by_class
 from tools.analysis.hma_attention import main as draw_attention
+from tools.analysis.hma_looks import look, sum_by_class
 from tools.test import main as run_test
 
 LEAF = """
@@ -25,7 +25,8 @@ model = dict(
     encoder_momentum=0.9,
     head=dict(
         _delete_=True, type='hstpeft.HMAClsHead', num_classes=3, in_channels=32, label_dims=8,
-        local_memory_size=14, global_memory_per_class=2, global_memory_init='normal', null_kv=True,
+        local_memory=dict(size=14), global_memory_per_class=2, global_memory_init='normal',
+        attention=dict(null_kv=True),
         loss=dict(type='mmpretrain.CrossEntropyLoss'),
     ),
 )
@@ -104,7 +105,7 @@ def test_training_may_be_counted_in_steps(run, tmp_path):
 
 
 def test_what_an_image_looked_at_sums_to_one():
-    head = make_head(null_kv=True).eval()
+    head = make_head(attention=dict(null_kv=True)).eval()
     feats = (batch(6)[0],)
     for alone in (False, True):
         looks = look(head, feats, show=2, alone=alone)
@@ -114,12 +115,13 @@ def test_what_an_image_looked_at_sums_to_one():
         assert looks.local.shape == (12,) and looks.memories.shape == (10,)
         assert (looks.neighbours > 0).tolist() == [not alone or i == 2 for i in range(6)]
     assert looks.memory_classes.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert not head.batch_attention_at_test
     assert looks.predicted == int(head(feats)[2].argmax())
 
 
 def test_the_rows_that_match_get_the_weight_of_their_class():
-    head = make_head(batch_attention=False, global_memory_per_class=0, softmax_temp=200.0).eval()
+    head = make_head(
+        batch_attention=False, global_memory_per_class=0, attention=dict(softmax_temp=200.0)
+    ).eval()
     samples = batch(12)[1]
     x = batch(12)[0]
     head.remember((x,), samples)

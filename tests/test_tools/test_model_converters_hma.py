@@ -27,7 +27,7 @@ model = dict(
     ),
     head=dict(
         type='hstpeft.HMAClsHead', num_classes=5, in_channels=24, label_dims=8,
-        local_memory_size=12, global_memory_per_class=2, batch_attention_at_test=True{head},
+        local_memory=dict(size=12), global_memory_per_class=2, batch_attention_at_test=True{head},
     ),
     encoder_momentum={momentum},
 )
@@ -64,7 +64,7 @@ def make(
     """Write trunk weights, a leaf, and an official checkpoint whose encoder has trained parts."""
     trunk = vit_weights(embed_dim=DIMS, depth=2)
     save_file(trunk, folder / 'vit.safetensors')
-    head = f', drop_rate={dropout}' + ', null_kv=True' * null
+    head = f', attention=dict(drop_rate={dropout}, null_kv={null})'
     text = LEAF.format(
         weights=folder / 'vit.safetensors', tuner=tuner, momentum=momentum, head=head
     )

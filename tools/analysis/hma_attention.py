@@ -12,13 +12,14 @@ itself and the memories only, as it does by default in a prediction.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure, SubFigure
 from mmengine.dataset.utils import default_collate
 from mmengine.model import BaseModel
 from mmpretrain.registry import DATASETS
@@ -28,70 +29,9 @@ from hstpeft.apis import init_model
 from hstpeft.engine.launch import OptionAction
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.heads import HMAClsHead
+from tools.analysis.hma_looks import UNKNOWN, Looks, look, sum_by_class
 
-UNKNOWN = -1
-
-
-@dataclass
-class Looks:
-    """What one image of a batch looked at; weights are means over the heads.
-
-    Attributes:
-        predicted: The class that the head predicts from this.
-        itself_local: Weight on itself when it read the local memory.
-        local: Weights (M,) on the rows of the local memory, and their classes, -1 = unknown.
-        neighbours: Weights (B,) on the images of the batch, itself included.
-        memories: Weights (G,) on the global memories, and their classes.
-        nothing: Weight on the null keys, local and batch (0 without).
-    """
-
-    predicted: int
-    itself_local: float
-    local: Tensor
-    local_classes: Tensor
-    neighbours: Tensor
-    memories: Tensor
-    memory_classes: Tensor
-    nothing: tuple[float, float]
-
-
-@torch.no_grad()
-def look(head: HMAClsHead, feats: Sequence[Tensor], show: int, alone: bool = False) -> Looks:
-    """Read the attention of one image.
-
-    Args:
-        head: In evaluation mode; left as it was.
-        feats: Features of the batch, the last being (B, D).
-        show: Number of the image in the batch.
-        alone: Read without the other images.
-    """
-    before, head.batch_attention_at_test = head.batch_attention_at_test, not alone
-    try:
-        _, weights = head.read(feats)
-        predicted = int(head(feats)[show].argmax())
-    finally:
-        head.batch_attention_at_test = before
-    count, empty = len(feats[-1]), feats[-1].new_zeros(0)
-    local = weights['local'].mean(0)[show] if 'local' in weights else empty
-    num_rows = len(head.queue.rows) if head.queue is not None else 0
-    batch = weights['batch'].mean(0)[show] if 'batch' in weights else empty
-    neighbours = feats[-1].new_zeros(count)
-    if len(batch):
-        seen = [show] if alone else range(count)
-        neighbours[list(seen)] = batch[: len(seen)]
-        batch = batch[len(seen) :]
-    num_memories = 0 if head.global_memories is None else len(head.global_memories)
-    classes = torch.arange(head.num_labels).repeat_interleave(num_memories // head.num_labels)
-    return Looks(
-        predicted=predicted,
-        itself_local=float(local[:1].sum()),
-        local=local[1 : 1 + num_rows],
-        local_classes=head.queue.labels.clone() if num_rows else classes[:0],
-        neighbours=neighbours,
-        memories=batch[:num_memories],
-        memory_classes=classes,
-        nothing=(float(local[1 + num_rows :].sum()), float(batch[num_memories:].sum())),
-    )
+GREY = (0.7, 0.7, 0.7)
 
 
 def read_images(model: BaseModel, numbers: Sequence[int]) -> tuple[Tensor, np.ndarray, list[int]]:
@@ -135,54 +75,54 @@ def draw(
         path: PNG file to write.
         top: Neighbours to show.
     """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure = pyplot.figure(figsize=(1.6 * (top + 1), 8), layout='constrained')
-    rows = figure.subfigures(3, 1, height_ratios=[1.2, 1, 1])
-    order = looks.neighbours.argsort(descending=True)[:top].tolist()
-    axes = rows[0].subplots(1, top + 1)
+    figure = Figure(figsize=(1.6 * (top + 1), 8), layout='constrained')
+    neighbours, local, memories = figure.subfigures(3, 1, height_ratios=[1.2, 1, 1])
+    nearest = looks.neighbours.argsort(descending=True)[:top].tolist()
     titles = [f'{classes[labels[show]]}\nread as {classes[looks.predicted]}']
     titles += [
-        f'{looks.neighbours[i]:.3f}\n{"itself" if i == show else classes[labels[i]]}' for i in order
+        f'{looks.neighbours[i]:.3f}\n{"itself" if i == show else classes[labels[i]]}'
+        for i in nearest
     ]
-    for axis in axes:
-        axis.axis('off')
-    for axis, number, title in zip(axes, [show, *order], titles, strict=False):
-        axis.imshow(pictures[number])
-        axis.set_title(title, fontsize=8)
-    rows[0].suptitle('image, and the neighbours of its batch by weight', fontsize=9)
-    colours = pyplot.get_cmap('turbo')(np.linspace(0, 1, len(classes)))
-    for part, title, weights, owners, nothing in (
-        (
-            rows[1], f'local memory (itself {looks.itself_local:.3f})', looks.local,
-            looks.local_classes, looks.nothing[0],
-        ),
-        (rows[2], 'global memories', looks.memories, looks.memory_classes, looks.nothing[1]),
-    ):  # fmt: skip
-        part.suptitle(title + f', null key {nothing:.3f}' * (nothing > 0), fontsize=9)
-        single, by_class = part.subplots(1, 2)
-        single.bar(
-            range(len(weights)), weights.tolist(), width=1.0,
-            color=[colours[c] if c >= 0 else (0.7, 0.7, 0.7) for c in owners.tolist()],
-        )  # fmt: skip
-        single.set_xlabel('row, coloured by class (grey: unknown)', fontsize=8)
-        sums = sum_by_class(weights, owners, len(classes))
-        by_class.bar(range(len(classes)), sums.tolist(), color=colours)
-        by_class.set_xlabel('sum by class', fontsize=8)
-        if len(classes) <= 20:
-            by_class.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+    neighbours.suptitle('image, and the neighbours of its batch by weight', fontsize=9)
+    _draw_pictures(neighbours, [pictures[i] for i in (show, *nearest)], titles, 1 + top)
+    local.suptitle(
+        f'local memory (itself {looks.itself_local:.3f})' + _null_key(looks.nothing[0]), fontsize=9
+    )
+    _draw_weights(local, looks.local, looks.local_classes, classes)
+    memories.suptitle('global memories' + _null_key(looks.nothing[1]), fontsize=9)
+    _draw_weights(memories, looks.memories, looks.memory_classes, classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
-def sum_by_class(weights: Tensor, owners: Tensor, num_classes: int) -> Tensor:
-    """Add up weights (N,) by the class of their rows (N,), unknown ones left out."""
-    known = owners != UNKNOWN
-    return weights.new_zeros(num_classes).index_add(0, owners[known], weights[known])
+def _null_key(weight: float) -> str:
+    return f', null key {weight:.3f}' if weight > 0 else ''
+
+
+def _draw_pictures(
+    part: SubFigure, pictures: Sequence[np.ndarray], titles: Sequence[str], places: int
+) -> None:
+    """Draw pictures (H, W, 3) side by side; places that are left over stay empty."""
+    axes = part.subplots(1, places)
+    for axis in axes:
+        axis.axis('off')
+    for axis, picture, title in zip(axes, pictures, titles, strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=8)
+
+
+def _draw_weights(part: SubFigure, weights: Tensor, owners: Tensor, classes: Sequence[str]) -> None:
+    """Draw weights (N,) one by one, coloured by the class of their rows (N,), and summed by it."""
+    colours = colormaps['turbo'](np.linspace(0, 1, len(classes)))
+    of_rows = [colours[c] if c != UNKNOWN else GREY for c in owners.tolist()]
+    single, by_class = part.subplots(1, 2)
+    single.bar(range(len(weights)), weights.tolist(), width=1.0, color=of_rows)
+    single.set_xlabel('row, coloured by class (grey: unknown)', fontsize=8)
+    sums = sum_by_class(weights, owners, len(classes))
+    by_class.bar(range(len(classes)), sums.tolist(), color=colours)
+    by_class.set_xlabel('sum by class', fontsize=8)
+    if len(classes) <= 20:
+        by_class.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
 
 
 def main(arguments: list[str] | None = None) -> None:

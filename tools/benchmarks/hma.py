@@ -11,7 +11,7 @@ from tools.benchmarks.forms import CLASSES, Forms, Logits, Setting, trunk_weight
 def build(setting: Setting) -> Forms:
     """Build both forms of the head with the same weights; ``size`` of the setting plays no part."""
     width = trunk_weights(setting.arch)['cls_token'].shape[-1]
-    head = HMAClsHead(CLASSES, width, drop_rate=0.0, batch_attention_at_test=True)
+    head = HMAClsHead(CLASSES, width, batch_attention_at_test=True, attention=dict(drop_rate=0.0))
     state = {f'head.{key}': value for key, value in head.state_dict().items()}
     literal = LiteralHMA(join_hma({}, state), HMAOptions())
     models = {

@@ -6,20 +6,20 @@ Shapes: B batch, C trunk width, D side width, H W pixels, h w grid.
 import inspect
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hstpeft.delta.identity import Identity, encode_identity, hash_description
 from hstpeft.delta.ownership import freeze_all_but
-from hstpeft.delta.state import encode_identity, install_state_hooks
+from hstpeft.delta.state import install_state_hooks
 from hstpeft.errors import UserError, nearest
+from hstpeft.models.backbones.outputs import SideMaps, TrunkOutputs
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.tuners import Tuner
+from hstpeft.models.tuners import Tuner, check_needs
 from hstpeft.registry import MODELS
-
-OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
 
 
 @MODELS.register_module()
@@ -27,11 +27,13 @@ class TunedBackbone(BaseModule):
     """A frozen pre-trained trunk, adapted by a tuner; fits mmpretrain, mmseg and mmdet.
 
     Its state dict is the delta: the tuner, the trunk parameters that the tuner trains, and the
-    trunk's identity. Loading refuses another trunk, another tuner, and any missing, unexpected or
-    reshaped key. Config dicts end here: everything below takes flat, typed arguments.
+    identity of both. Loading refuses another trunk, another tuner or other options of them, and
+    any missing, unexpected or reshaped key. Config dicts end here: everything below takes flat,
+    typed arguments.
 
     Args:
-        trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``.
+        trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``;
+            ``type`` may be the class itself.
         tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``.
         out_type: What a tuner without maps of its own gives, as in mmpretrain's ViT:
             ``cls_token``, ``avg_featmap``, ``featmap`` or ``raw``; the default is the first
@@ -48,9 +50,7 @@ class TunedBackbone(BaseModule):
         init_cfg: Must be None: the trunk's weights come through ``trunk.weights``.
 
     Attributes:
-        out_channels: Width of each entry of the output: the ``in_channels`` of what reads it.
-        out_strides: Pixels (height, width) of a cell of each map; empty if the outputs are no
-            maps (``cls_token``, ``avg_featmap``, ``raw``).
+        outputs: What leaves the backbone: `TrunkOutputs` or `SideMaps`.
 
     Raises:
         UserError: An argument is wrong; names it, its value and the remedy.
@@ -74,25 +74,36 @@ class TunedBackbone(BaseModule):
         super().__init__()
         self.trunk: Trunk = _build('trunk', trunk)
         self.tuner: Tuner = _build('tuner', tuner)
-        if not isinstance(self.trunk, self.tuner.trunk_types):
-            allowed = ', '.join(f'hstpeft.{kind.__name__}' for kind in self.tuner.trunk_types)
-            raise UserError(
-                f'backbone.tuner {type(self.tuner).__name__} is not defined for a '
-                f'{type(self.trunk).__name__}: use {allowed}'
-            )
-        has_maps = bool(self.tuner.strides)
-        self.out_type = _check_out_type(out_type, self.trunk, has_maps)
-        self.out_indices = _check_out_indices(out_indices, self.trunk, self.tuner)
-        self.out_channels, self.out_strides = self._declare_outputs()
-        self.out_norms = self._make_norms() if out_norm else nn.ModuleDict()
-        if not has_maps:
-            self.trunk.stop_after(self.out_indices[-1])
+        check_needs(self.tuner, self.trunk, self.tuner.needs)
+        kind = SideMaps if self.tuner.strides else TrunkOutputs
+        self.outputs = kind(self.trunk, self.tuner, out_type, out_indices, out_norm)
+        self.out_norms = self.outputs.norms
         self.trunk.with_cp = self.tuner.with_cp = with_cp
         self.tuner.attach(self.trunk)
         trained = [*self.tuner.own_parameters(), *self.tuner.trunk_parameters(self.trunk)]
         freeze_all_but(self, [*trained, *self.out_norms.parameters()])
         self.trunk.hold_frozen()
         install_state_hooks(self)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Width of each entry of the output: the ``in_channels`` of what reads it."""
+        return self.outputs.channels
+
+    @property
+    def out_strides(self) -> tuple[tuple[int, int], ...]:
+        """Pixels (height, width) of a cell of each map; empty if the outputs are no maps."""
+        return self.outputs.strides
+
+    @property
+    def out_indices(self) -> tuple[int, ...]:
+        """Which maps, blocks or stages are returned, counted from 0."""
+        return self.outputs.indices
+
+    @property
+    def out_type(self) -> str | None:
+        """The form of the outputs; None for maps of the tuner's own."""
+        return self.outputs.out_type
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Extract features.
@@ -102,54 +113,35 @@ class TunedBackbone(BaseModule):
 
         Returns:
             From high to low resolution. HST: maps (B, D, ceil(H / stride), ceil(W / stride)).
-            Other tuners, one entry an index: ``cls_token`` and ``avg_featmap`` (B, C), for a
+            Other tuners, one entry per index: ``cls_token`` and ``avg_featmap`` (B, C), for a
             tuner of two branches a list [image, prompt] of them; ``featmap``
             (B, C, ceil(H / stride), ceil(W / stride)) and ``raw`` (the trunk's tokens) of the
             image.
         """
         padded = self._pad(image)
         tokens, grid = self.trunk.embed(padded)
-        if self.tuner.strides:
-            read = self.tuner.tap_indices(self.trunk)
-            taps = self.tuner.run(self.trunk, tokens, grid, read)
-            maps = self.tuner.maps(padded, taps, grid, self.trunk.num_prefix_tokens)
-            chosen = [maps[index] for index in self.out_indices]
-            return tuple(_crop(*pair, image) for pair in zip(chosen, self.out_strides, strict=True))
-        taps = self.tuner.run(self.trunk, tokens, grid, self.out_indices)
-        return tuple(self._format(index, taps[index], image, grid) for index in self.out_indices)
+        taps = self.tuner.run(self.trunk, tokens, grid, self.outputs.read_indices())
+        return self.outputs.make(image, padded, taps, grid)
+
+    def merge_tuner(self) -> None:
+        """Fold the tuner into the trunk, in place; see `Tuner.merge`."""
+        self.tuner = self.outputs.tuner = self.tuner.merge(self.trunk)
+
+    def identity(self) -> Identity:
+        """Return who a delta of this backbone belongs to."""
+        description = {
+            'trunk': {'type': type(self.trunk).__name__, **self.trunk.description()},
+            'tuner': {'type': type(self.tuner).__name__, **self.tuner.description()},
+        }
+        words = self.tuner.kind + self.trunk.form
+        return Identity(self.trunk.identity, hash_description(description), words)
 
     def get_extra_state(self) -> Tensor:
-        """Return the trunk's identity, the tuner's kind and the trunk's form, packed."""
-        return encode_identity(self.trunk.identity, self.tuner.kind + self.trunk.form)
+        """Return the identity, packed."""
+        return encode_identity(self.identity())
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Nothing to set: the load hook has compared the identity with the trunk's."""
-
-    def _declare_outputs(self) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
-        """Return the width and the stride of each output, for whoever reads the maps."""
-        dims = self.tuner.map_dims or self.trunk.output_dims
-        strides = [(s, s) for s in self.tuner.strides] or self.trunk.output_strides
-        are_maps = self.tuner.strides or self.out_type == 'featmap'
-        return (
-            tuple(dims[index] for index in self.out_indices),
-            tuple(strides[index] for index in self.out_indices) if are_maps else (),
-        )
-
-    def _make_norms(self) -> nn.ModuleDict:
-        """Make a norm for each map of a block or stage that the trunk's own is not for."""
-        if self.tuner.strides or self.out_type != 'featmap':
-            raise UserError(
-                "backbone.out_norm True applies to maps of the trunk: set out_type='featmap', and "
-                'leave it out for a tuner that makes its own maps'
-            )
-        last = len(self.trunk.output_dims) - 1
-        return nn.ModuleDict(
-            {
-                str(index): nn.LayerNorm(dims)
-                for index, dims in zip(self.out_indices, self.out_channels, strict=True)
-                if index != last
-            }
-        )
+        """Nothing to set: the load hook has compared the identity with the model's."""
 
     def _pad(self, image: Tensor) -> Tensor:
         """Pad right and bottom with zeros, once for trunk and side network alike."""
@@ -164,33 +156,18 @@ class TunedBackbone(BaseModule):
         bottom, right = -height % multiples[0], -width % multiples[1]
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
 
-    def _format(
-        self, index: int, tokens: Tensor, image: Tensor, grid: tuple[int, int]
-    ) -> Tensor | list[Tensor]:
-        """Turn an output of the trunk into what ``out_type`` asks for."""
-        if index == len(self.trunk.output_strides) - 1:
-            tokens = self.trunk.final_norm(tokens)
-        tokens = tokens.float() if tokens.dtype == torch.bfloat16 else tokens
-        if self.out_type in ('raw', 'featmap'):
-            tokens = tokens[: len(image)]
-            if self.out_type == 'raw':
-                return tokens
-            if str(index) in self.out_norms:
-                tokens = self.out_norms[str(index)](tokens)
-            return _crop(self.trunk.to_map(tokens, grid), self.trunk.output_strides[index], image)
-        vector = tokens[:, 0] if self.out_type == 'cls_token' else self.trunk.pool(tokens)
-        branches = vector.split(len(image))
-        return list(branches) if self.tuner.num_branches > 1 else vector
 
-
-def _build(part: str, cfg: dict) -> nn.Module:
-    """Build trunk or tuner; a misspelt type or option gets the nearest name."""
-    kind = MODELS.get(str(cfg.get('type')))
+def _build(part: str, cfg: dict[str, Any]) -> nn.Module:
+    """Build trunk or tuner; a missing or misspelt type or option gets the nearest name."""
+    given = cfg.get('type')
+    ours = [f'hstpeft.{name}' for name, kind in MODELS.module_dict.items() if _fits(part, kind)]
+    if given is None:
+        raise UserError(f"backbone.{part} has no type: add type='hstpeft...', {nearest('', ours)}")
+    kind = MODELS.get(given) if isinstance(given, str) else given
     if kind is None:
-        ours = [f'hstpeft.{name}' for name in MODELS.module_dict]
-        raise UserError(
-            f'backbone.{part} type {cfg.get("type")!r} is unknown: {nearest(str(cfg["type"]), ours)}'
-        )
+        raise UserError(f'backbone.{part} type {given!r} is unknown: {nearest(given, ours)}')
+    if not _fits(part, kind):
+        raise UserError(f'backbone.{part} type {given!r} is no {part}: {nearest("", ours)}')
     options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
     known = inspect.signature(kind).parameters
     for name in options:
@@ -199,44 +176,6 @@ def _build(part: str, cfg: dict) -> nn.Module:
     return kind(**options)
 
 
-def _crop(x: Tensor, stride: tuple[int, int], image: Tensor) -> Tensor:
-    """Cut a map to the cells that the unpadded image touches, and lay it out channel by channel.
-
-    mmcv's RoIAlign reads any map as if it lay like that, and gives wrong numbers without a word if
-    it does not.
-    """
-    height, width = (math.ceil(n / s) for n, s in zip(image.shape[-2:], stride, strict=True))
-    return x[..., :height, :width].contiguous()
-
-
-def _check_out_type(out_type: str | None, trunk: Trunk, has_maps: bool) -> str:
-    if has_maps and out_type is not None:
-        raise UserError(f'backbone.out_type {out_type!r} does not apply: this tuner gives its maps')
-    if out_type is not None and out_type not in OUT_TYPES:
-        raise UserError(f'backbone.out_type {out_type!r} is unknown: use one of {OUT_TYPES}')
-    if out_type is not None and out_type not in trunk.out_types:
-        raise UserError(
-            f'backbone.out_type {out_type!r}: {trunk.out_type_note}; use one of {trunk.out_types}'
-        )
-    return out_type or trunk.out_types[0]
-
-
-def _check_out_indices(
-    indices: Sequence[int] | int | None, trunk: Trunk, tuner: Tuner
-) -> tuple[int, ...]:
-    """Return the indices counted from 0; all maps of the tuner, or the trunk's last output."""
-    count = len(tuner.strides or trunk.output_strides)
-    if indices is None:
-        return tuple(range(count)) if tuner.strides else (count - 1,)
-    given = (indices,) if isinstance(indices, int) else tuple(indices)
-    positive = [index + count if index < 0 else index for index in given]
-    if not positive or min(positive) < 0 or max(positive) >= count or positive != sorted(positive):
-        what = f'each of the {count} {trunk.output_kind}s of the trunk has an output'
-        if tuner.strides:
-            strides = ', '.join(map(str, tuner.strides))
-            what = f'{type(tuner).__name__} gives {count} maps, at strides {strides}'
-        raise UserError(
-            f'backbone.out_indices {given} must be rising numbers from 0 to {count - 1}, or from '
-            f'-{count} to -1 counted from the end: {what}'
-        )
-    return tuple(positive)
+def _fits(part: str, kind: Any) -> bool:
+    base = {'trunk': Trunk, 'tuner': Tuner}[part]
+    return inspect.isclass(kind) and issubclass(kind, base)

@@ -24,7 +24,7 @@ class HMAClassifier(ImageClassifier):
     """mmpretrain's classifier with HMA's momentum encoder.
 
     With momentum m a copy of backbone and neck follows them, ``copy = m copy + (1 - m) encoder``
-    once a training step, and the copy's features are what the head's local memory gets, after it
+    once per training step, and the copy's features are what the head's local memory gets, after it
     was read. What is frozen in the encoder is the same tensor in the copy: it is held once, and
     the delta leaves it out. The rest of the copy is state of the delta and has no gradient.
     https://arxiv.org/abs/2310.10909
@@ -63,7 +63,7 @@ class HMAClassifier(ImageClassifier):
         if not getattr(self.head, 'remembers', False):
             raise UserError(
                 f'model.encoder_momentum {encoder_momentum} feeds a local memory and the head '
-                'writes none: use hstpeft.HMAClsHead with local_memory_size, or encoder_momentum=0'
+                'writes none: use hstpeft.HMAClsHead with a local_memory, or encoder_momentum=0'
             )
         encoder = [getattr(self, part) for part in _PARTS]
         if not any(p.requires_grad for part in encoder if part for p in part.parameters()):

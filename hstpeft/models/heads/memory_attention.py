@@ -9,21 +9,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hstpeft.errors import UserError
+from hstpeft.registry import MODELS
 
 
+@MODELS.register_module()
 class MemoryAttention(nn.Module):
     """A pre-norm block of HMA: every sample reads itself and rows that are the same for all.
 
-    ``H = heads(x) + x``, then ``H + MLP(LN(H))``. Scores are scaled by the root of the whole width,
-    and the heads have no output projection. What is shared is projected once for the batch, never
-    once for every sample. While the samples are few (h B < W + B) even that is saved: the query is
-    folded with the key weights and the value weights come after the weighted sum, so that the rows
-    themselves are attended to. Both are exact.
+    ``H = x + heads(x)``, then ``H + MLP(LN(H))``. Scores are divided by the root of the whole width
+    W, not of a head's, and the heads have no output projection. The shared rows are projected once
+    per batch, not once per sample. While the samples are few (h B < W + B) even that is saved: the
+    query is folded with the key weights and the value weights come after the weighted sum, so that
+    the rows themselves are attended to. Both are exact.
 
     Args:
-        dims: Width W of samples and rows.
-        num_heads: Heads h; divides W.
-        topk: Keep only so many of the largest attention weights of a row; None keeps all.
+        dims: Width W of samples and rows; the head gives it.
+        num_heads: Number of heads h; divides W.
+        topk: Keep only so many of the largest weights of each sample; None keeps all.
         norm_after_topk: Divide the weights that are kept by their sum.
         null_kv: Add a trainable key with the value 0, so that a sample may read nothing.
         softmax_temp: Factor on the scores; above 1 it sharpens.
@@ -48,8 +50,8 @@ class MemoryAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or dims % num_heads:
             raise UserError(
-                f'head.num_heads {num_heads} does not divide the width {dims} (in_channels + '
-                'label_dims): choose another number of heads or other label_dims'
+                f'head.attention.num_heads {num_heads} does not divide the width {dims} '
+                '(in_channels + label_dims): choose another number of heads or other label_dims'
             )
         self.num_heads, self.topk, self.norm_after_topk = num_heads, topk, norm_after_topk
         self.scale = softmax_temp * dims**-0.5
@@ -86,12 +88,30 @@ class MemoryAttention(nn.Module):
         """
         if own is None:
             own = x.new_zeros(len(x), 0, x.shape[1])
+        self.check_topk(own.shape[1] + len(shared), 'of this batch')
         query = self._by_head(self.query(self.query_norm(x)))
         folded = self.num_heads * len(x) < x.shape[1] + len(x)
         attend = self._folded if folded else self._projected
         heads, weights = attend(query, self._standardise(own), self._standardise(shared))
         hidden = x + self.drop(heads.transpose(0, 1).flatten(1))
         return hidden + self.mlp(self.mlp_norm(hidden)), weights
+
+    def check_topk(self, num_rows: int, where: str) -> None:
+        """Refuse a topk above the number of keys.
+
+        Args:
+            num_rows: How many rows a sample reads, itself included and the null key not.
+            where: Words for the message: which keys are meant.
+
+        Raises:
+            UserError: ``topk`` is not between 1 and the number of keys.
+        """
+        num_keys = num_rows + (self.null_key is not None)
+        if self.topk is not None and not 1 <= self.topk <= num_keys:
+            raise UserError(
+                f'head.attention.topk {self.topk} is not between 1 and the {num_keys} keys '
+                f'{where}: choose another or None'
+            )
 
     def _standardise(self, rows: Tensor) -> Tensor:
         """Apply the norm of the keys but for its scale and shift, which go with the weights.
@@ -106,13 +126,17 @@ class MemoryAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).movedim(-2, 0)
 
     def _folded(self, query: Tensor, own: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend from query (h, B, d) to own (B, 0 or 1, W) and rows (N, W) themselves."""
+        """Attend from query (h, B, d) to own (B, 0 or 1, W) and rows (N, W) themselves.
+
+        With scale s and shift t of the norm, a head's key of row y is ``K (s y + t) + k`` and its
+        value ``V (s y + t) + v``. So ``q . key = (K^T q * s) . y`` but for what all rows share, and
+        ``sum_y a_y value_y = V (s * sum_y a_y y + m t) + m v`` with the mass ``m = sum_y a_y``.
+        """
         heads = (self.num_heads, -1)
         reader = (query @ self.key.weight.unflatten(0, heads)) * self.key_norm.weight
         own_scores = torch.einsum('hbw,bow->hbo', reader, own)
         weights = self._weights(query, own_scores, reader @ rows.t())
-        for_own, for_rows = weights.split([own.shape[1], weights.shape[2] - own.shape[1]], dim=2)
-        for_rows = for_rows[..., : len(rows)]
+        for_own, for_rows = _split(weights, own, rows)
         mean = for_rows @ rows + torch.einsum('hbo,bow->hbw', for_own, own)
         # Less than 1 where the null key or topk took weight away.
         mass = for_own.sum(2, keepdim=True) + for_rows.sum(2, keepdim=True)
@@ -127,11 +151,10 @@ class MemoryAttention(nn.Module):
         own_values, values = (self._by_head(self.value(x * scale + shift)) for x in (own, rows))
         own_scores = torch.einsum('hbd,hbod->hbo', query, own_keys)
         weights = self._weights(query, own_scores, query @ keys.transpose(1, 2))
-        for_own, for_rows = weights.split([own.shape[1], weights.shape[2] - own.shape[1]], dim=2)
-        out = for_rows[..., : len(rows)] @ values
-        return out + torch.einsum('hbo,hbod->hbd', for_own, own_values), weights
+        for_own, for_rows = _split(weights, own, rows)
+        return for_rows @ values + torch.einsum('hbo,hbod->hbd', for_own, own_values), weights
 
-    def _weights(self, query: Tensor, *scores: Tensor) -> Tensor:
+    def _weights(self, query: Tensor, own_scores: Tensor, row_scores: Tensor) -> Tensor:
         """Softmax over all keys, then topk; gives (h, B, L).
 
         The scores lack what the shift of the norm and the bias of the keys add to all of them
@@ -139,22 +162,24 @@ class MemoryAttention(nn.Module):
         """
         if self.null_key is None:
             # An exact zero as gradient of the bias, where rounding noise would move it.
-            scores = [scores[0], scores[1] + 0 * self.key.bias.sum()]
+            scores = [own_scores, row_scores + 0 * self.key.bias.sum()]
         else:
             common = F.linear(self.key_norm.bias, self.key.weight, self.key.bias)
             null = self._by_head(self.null_key - common)
-            scores = [*scores, query @ null[..., None]]
-        weights = (torch.cat(list(scores), dim=2) * self.scale).softmax(dim=2)
+            scores = [own_scores, row_scores, query @ null[..., None]]
+        weights = (torch.cat(scores, dim=2) * self.scale).softmax(dim=2)
         return weights if self.topk is None else self._keep_largest(weights)
 
     def _keep_largest(self, weights: Tensor) -> Tensor:
-        num_keys = weights.shape[2]
-        if self.topk > num_keys:
-            raise UserError(
-                f'head.attention_topk {self.topk} is above the number of keys, {num_keys}: lower it'
-            )
-        if self.topk == num_keys:
+        if self.topk == weights.shape[2]:
             return weights
         kept = weights.topk(self.topk, dim=2).indices
         weights = weights * torch.zeros_like(weights).scatter(2, kept, 1)
         return weights / weights.sum(2, keepdim=True) if self.norm_after_topk else weights
+
+
+def _split(weights: Tensor, own: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Take the weights (h, B, L) on own (B, 0 or 1, W) and rows (N, W), leaving the null key."""
+    sizes = [own.shape[1], len(rows)]
+    for_own, for_rows, _ = weights.split([*sizes, weights.shape[2] - sum(sizes)], dim=2)
+    return for_own, for_rows

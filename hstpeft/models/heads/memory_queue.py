@@ -10,10 +10,12 @@ from torch.distributed import all_gather
 from torch.nn import functional as F
 
 from hstpeft.errors import UserError
+from hstpeft.registry import MODELS
 
 UPDATES = ('always', 'divisible', 'never')
 
 
+@MODELS.register_module()
 class MemoryQueue(nn.Module):
     """A ring of rows; every write replaces the oldest.
 
@@ -21,22 +23,31 @@ class MemoryQueue(nn.Module):
     every one writes the samples of all, in the order of the ranks, and the rings stay equal.
 
     Args:
-        size: Rows M. They start as random directions of unit length, in every process the same
-            whatever its seed: DDP does not send the buffers around.
-        dims: Width W of a row.
-        update: ``always``; ``divisible``: as officially, write nothing (without a warning) if the
-            number of samples does not divide M; ``never``.
+        dims: Width W of a row; the head gives it.
+        size: Number of rows M. They start as random directions of unit length, in every process
+            the same whatever its seed: DDP does not send the buffers around.
+        update: ``always``: the ring wraps around, and keeps the end of a batch that is larger;
+            ``divisible``: as officially, nothing is written (without a warning) if the batch of
+            all processes does not divide M; ``never``.
 
     Attributes:
         rows: (M, W).
         pointer: (1,), the row that is written next.
         labels: (M,), the class of each row, -1 where nothing was written yet.
+
+    Raises:
+        UserError: The size is below 1 or the update unknown.
     """
 
-    def __init__(self, size: int, dims: int, update: str = 'always') -> None:
+    def __init__(self, dims: int, size: int = 512, update: str = 'always') -> None:
         super().__init__()
+        if size < 1:
+            raise UserError(
+                f'head.local_memory.size {size} must be at least 1; without a local memory: '
+                'head.local_memory=None'
+            )
         if update not in UPDATES:
-            raise UserError(f'head.queue_update {update!r} is unknown: use one of {UPDATES}')
+            raise UserError(f'head.local_memory.update {update!r} is unknown: use one of {UPDATES}')
         self.update = update
         fixed = torch.Generator().manual_seed(0)
         rows = torch.randn(size, dims, generator=fixed, device='cpu')

@@ -7,7 +7,8 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+
+from hstpeft.models.recompute import recomputed
 
 
 class MetaAttention(nn.Module):
@@ -107,10 +108,8 @@ class SideBlock(nn.Module):
         """
         keys = torch.cat([meta, patches.mean(dim=1, keepdim=True)], dim=1)
         x = x + self.drop_path(self.attn(self.norm1(x), keys)) + patches
-        if self.with_cp:
-            return x + self.drop_path(self._mlp(x))
         # The MLP is cheap to run again and would keep nine maps of width D for the backward pass.
-        branch = checkpoint(self._mlp, x, use_reentrant=False, preserve_rng_state=False)
+        branch = recomputed(self._mlp, x, when=not self.with_cp, preserve_rng_state=False)
         return x + self.drop_path(branch)
 
     def _mlp(self, x: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from hstpeft.models.recompute import recomputed
 from hstpeft.models.side.block import SideBlock
 from hstpeft.models.side.bridge import Bridge
 from hstpeft.models.side.stem import Downsample, Stem, init_convolution
@@ -67,10 +67,7 @@ class SideStage(nn.Module):
             return block(x, meta_norm(meta), patches)
 
         for arguments in zip(taps, self.meta_norms, self.blocks, strict=True):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(inject, x, *arguments, use_reentrant=False)
-            else:
-                x = inject(x, *arguments)
+            x = recomputed(inject, x, *arguments, when=self.with_cp)
         return self.norm(x).transpose(1, 2).unflatten(2, size)
 
 

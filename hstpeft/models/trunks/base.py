@@ -5,42 +5,24 @@ Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H 
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
+from hstpeft.models.trunks.layers import BLOCK_LAYERS, OUTER_LAYERS, has_parameters
+from hstpeft.models.trunks.places import Places
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
-
-
-class BlockPlaces(Protocol):
-    """The places of the block loop at which a tuner may act; each returns its replacement.
-
-    Tokens are (B, L, C) in a ViT and (B, h, w, C) in a Swin. ``index`` counts the blocks of the
-    whole trunk.
-
-    Attributes:
-        num_front_tokens: Tokens that `before_block` puts in front of the prefix tokens.
-    """
-
-    num_front_tokens: int
-
-    def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream at the entry of a block."""
-
-    def before_attention(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the normalised input of the attention."""
-
-    def before_mlp_norm(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream between attention and the norm of the MLP."""
-
-    def before_mlp(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the normalised input of the MLP."""
-
-    def after_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream at the exit of a block."""
+CAPABILITIES = {
+    'token_sequence': 'tokens in one sequence that may be lengthened',
+    'one_stage': 'blocks of one width on one grid',
+    'stages': 'stages of blocks that attend in windows',
+    'whole_image': 'attention that reads the whole image in every block',
+    'maps': 'outputs that are maps',
+}
+"""What a tuner may need of a trunk, in words."""
 
 
 class Trunk(nn.Module, ABC):
@@ -51,6 +33,7 @@ class Trunk(nn.Module, ABC):
     ``init_weights``.
 
     Attributes:
+        capabilities: Which of `CAPABILITIES` it has.
         identity: Hash of the pre-trained tensors, or ``'random'``.
         embed_dims: Width C of the last block.
         num_layers: Number of blocks that run.
@@ -65,7 +48,7 @@ class Trunk(nn.Module, ABC):
         num_prefix_tokens: Tokens P before the patches (class and register tokens).
         out_types: Forms of an output that exist, the usual one first.
         out_type_note: Why the other forms do not exist.
-        form: How the blocks run where their weights do not show it; a delta names it.
+        form: How the blocks run where their weights do not show it, in words for messages.
         frozen_dtype: What the frozen parameters are held in.
         with_cp: Whether the backward pass runs each block again instead of keeping what happens
             in it; set by the backbone.
@@ -73,6 +56,7 @@ class Trunk(nn.Module, ABC):
         std: Channel deviations that the weights expect, in 0..1.
     """
 
+    capabilities: frozenset[str]
     identity: str
     embed_dims: int
     num_layers: int
@@ -106,7 +90,7 @@ class Trunk(nn.Module, ABC):
     def run(
         self,
         tokens: Tensor,
-        places: BlockPlaces,
+        places: Places,
         tap_indices: Collection[int],
         grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
@@ -114,7 +98,7 @@ class Trunk(nn.Module, ABC):
 
         Args:
             tokens: From `embed`.
-            places: Acts at the named places of every block.
+            places: Acts at the places of every block.
             tap_indices: Outputs that are wanted: blocks (ViT) or stages (Swin).
             grid: (h, w) from `embed`; a ViT with windows needs it.
 
@@ -126,18 +110,9 @@ class Trunk(nn.Module, ABC):
     def stop_after(self, output: int) -> None:
         """Count no block behind an output: it does not run, so nothing is to be built for it."""
 
-    def running_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that have a part in the outputs up to `stop_after`'s."""
-        idle = {id(p) for module in self.idle_modules() for p in module.parameters()}
-        return [p for p in self.parameters() if id(p) not in idle]
-
     @abstractmethod
     def idle_modules(self) -> list[nn.Module]:
         """Return what does not run because of `stop_after`."""
-
-    @abstractmethod
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the norm after the last block to tokens (..., C)."""
 
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
@@ -148,22 +123,93 @@ class Trunk(nn.Module, ABC):
         """Arrange the patches of an output as a map (B, C, h, w)."""
 
     @abstractmethod
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm behind the last block to tokens (..., C)."""
+
+    @abstractmethod
     def token_parameters(self) -> list[nn.Parameter]:
         """Return prefix tokens and position embeddings, for the optimiser's decay rule."""
 
     @abstractmethod
+    def block_path(self, index: int) -> str:
+        """Return the name inside `net` of a block by its number in the whole trunk."""
+
+    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Return what decides the function beside the tensors, for the identity of a delta.
+
+        Plain values by name; the precision that frozen tensors are held in is no part of it. What
+        is falsy is left out of the identity, so a later option whose neutral value is falsy leaves
+        the identity of older deltas alone.
+        """
+
+    @property
+    def cls_token(self) -> nn.Parameter | None:
+        """The class token, if there is one."""
+        return getattr(self.net, 'cls_token', None)
+
+    def output_grid(self, index: int, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid of output ``index`` for an image that was embedded to ``grid``."""
+        return grid
+
     def block(self, index: int) -> nn.Module:
         """Return a block by its number in the whole trunk."""
+        return self.net.get_submodule(self.block_path(index))
 
-    def block_norms(self, index: int) -> list[nn.Module]:
-        """Return the norms at the entries of attention and MLP of block ``index``."""
-        return [self.block(index).norm1, self.block(index).norm2]
+    def running_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that have a part in the outputs up to `stop_after`'s."""
+        idle = {id(p) for module in self.idle_modules() for p in module.parameters()}
+        return [p for p in self.parameters() if id(p) not in idle]
+
+    def layer_names(self, index: int | None) -> list[str]:
+        """List the roles of the layers with parameters of a block, or (None) outside the blocks."""
+        idle = {id(module) for module in self.idle_modules()}
+        table = OUTER_LAYERS if index is None else BLOCK_LAYERS
+        found = {name: self._find(index, name) for name in table}
+        return [n for n, layer in found.items() if has_parameters(layer) and id(layer) not in idle]
+
+    def layer_path(self, index: int | None, name: str) -> str:
+        """Return the name inside `net` of a layer.
+
+        Args:
+            index: Number of the block; None for a layer outside the blocks.
+            name: Its role, e.g. ``qkv``.
+
+        Raises:
+            UserError: The trunk has no such layer.
+        """
+        if not has_parameters(self._find(index, name)):
+            where = 'outside its blocks' if index is None else f'in block {index}'
+            raise UserError(
+                f'this trunk has no {name} {where}, it has {self.layer_names(index)} there: leave '
+                f'{name} out'
+            )
+        return self._path(index, name)
+
+    def layer(self, index: int | None, name: str) -> nn.Module:
+        """Return a layer, see `layer_path`."""
+        return self.net.get_submodule(self.layer_path(index, name))
+
+    def set_layer(self, index: int | None, name: str, layer: nn.Module) -> None:
+        """Put something in the place of a layer, see `layer_path`."""
+        parent, _, child = self.layer_path(index, name).rpartition('.')
+        setattr(self.net.get_submodule(parent), child, layer)
 
     def hold_frozen(self) -> None:
         """Cast the frozen parameters to the dtype they shall be held in."""
         for parameter in self.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(self.frozen_dtype)
+
+    def _path(self, index: int | None, name: str) -> str:
+        table = OUTER_LAYERS if index is None else BLOCK_LAYERS
+        return table[name] if index is None else f'{self.block_path(index)}.{table[name]}'
+
+    def _find(self, index: int | None, name: str) -> nn.Module | None:
+        module = self.net
+        for part in self._path(index, name).split('.'):
+            module = getattr(module, part, None)
+        return module
 
 
 def check_dtype(dtype: str) -> torch.dtype:

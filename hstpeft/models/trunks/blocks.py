@@ -4,16 +4,14 @@ Shapes: B batch, L tokens, C trunk width, K heads, D width of a head.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
-import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from hstpeft.models.trunks.base import BlockPlaces
+from hstpeft.models.recompute import recomputed
+from hstpeft.models.trunks.places import Places
 
 Mixer = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 
@@ -21,7 +19,7 @@ Mixer = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 def run_blocks(
     blocks: nn.Sequential,
     tokens: Tensor,
-    places: BlockPlaces,
+    places: Places,
     tap_indices: Collection[int],
     mixers: Mapping[int, Mixer] | None = None,
     pools: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
@@ -32,30 +30,31 @@ def run_blocks(
     Args:
         blocks: timm's blocks.
         tokens: (B, L, C).
-        places: Acts at the named places of every block.
+        places: Acts at the places of every block.
         tap_indices: Blocks whose output is wanted.
         mixers: By block, what takes the place of `mix` (windows).
         pools: By block, what shortens the sequence at its end (HVT).
-        with_cp: Whether the backward pass runs each block again, see `run_maybe_twice`.
+        with_cp: Whether the backward pass runs each block again.
 
     Returns:
         Output of each tapped block.
     """
     taps = {}
+    tokens = places.after_embedding(tokens)
     for index in range(max(tap_indices) + 1):
         mixer, pool = (mixers or {}).get(index, mix), (pools or {}).get(index)
         arguments = (blocks[index], index, tokens, places, mixer, pool)
-        tokens = run_maybe_twice(run_block, *arguments, with_cp=with_cp)
+        tokens = recomputed(run_vit_block, *arguments, when=with_cp)
         if index in tap_indices:
             taps[index] = tokens
     return taps
 
 
-def run_block(
+def run_vit_block(
     block: Block,
     index: int,
     tokens: Tensor,
-    places: BlockPlaces,
+    places: Places,
     mixer: Mixer,
     pool: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -63,45 +62,29 @@ def run_block(
     tokens = places.before_block(index, tokens)
     normed = places.before_attention(index, apply_norm(block.norm1, tokens))
     branch = attend(block.attn, *project_qkv(block.attn, normed), mixer)
-    tokens = finish_block(block, tokens, branch, index, places)
+    tokens = finish_block(block, index, tokens, normed, branch, places)
     return places.after_block(index, pool(tokens) if pool else tokens)
 
 
-def run_maybe_twice(function: Callable[..., Any], *arguments: Any, with_cp: bool) -> Any:
-    """Call; ``with_cp``, keep only the arguments and call again in the backward pass.
-
-    Activation checkpointing: the same outputs and gradients (random numbers are drawn alike),
-    about a third more time, and of all that happens inside nothing is kept. torch's reentrant
-    form, which mmengine has, would give what is trained behind frozen inputs no gradient.
-    """
-    if with_cp and torch.is_grad_enabled():
-        return checkpoint(function, *arguments, use_reentrant=False)
-    return function(*arguments)
-
-
 def finish_block(
-    block: Block,
-    tokens: Tensor,
-    branch: Tensor,
-    index: int = 0,
-    places: BlockPlaces | None = None,
+    block: Block, index: int, tokens: Tensor, normed: Tensor, branch: Tensor, places: Places
 ) -> Tensor:
     """Do what follows the attention of a block.
 
     Args:
         block: timm's block.
-        tokens: The residual stream (B, L, C) at the entry.
-        branch: What the attention gave (B, L, C).
         index: Number of the block.
-        places: Acts before the MLP and its norm.
+        tokens: The residual stream (B, L, C) at the entry.
+        normed: What the attention read (B, L, C).
+        branch: What it gave (B, L, C).
+        places: Acts between here and the end of the block.
     """
-    tokens = tokens + block.drop_path1(block.ls1(branch))
-    if places is not None:
-        tokens = places.before_mlp_norm(index, tokens)
-    normed = apply_norm(block.norm2, tokens)
-    if places is not None:
-        normed = places.before_mlp(index, normed)
-    return tokens + block.drop_path2(block.ls2(block.mlp(normed)))
+    branch = places.after_attention(index, block.drop_path1(block.ls1(branch)), normed)
+    tokens = places.beside_attention(index, tokens) + branch
+    tokens = places.before_mlp_norm(index, tokens)
+    normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
+    branch = block.drop_path2(block.ls2(block.mlp(normed)))
+    return places.beside_mlp(index, tokens) + places.after_mlp(index, branch, normed)
 
 
 def project_qkv(attn: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,10 +13,13 @@ from torch.nn import functional as F
 
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError, nearest
-from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
-from hstpeft.models.trunks.blocks import apply_norm, run_blocks
+from hstpeft.models.trunks.base import check_dtype
+from hstpeft.models.trunks.blocks import run_blocks
+from hstpeft.models.trunks.filling import fill
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.weights import fill, read_weights
+from hstpeft.models.trunks.one_stage import OneStageTrunk
+from hstpeft.models.trunks.places import Places
+from hstpeft.models.trunks.weights import read_weights
 from hstpeft.registry import MODELS
 
 
@@ -41,7 +44,7 @@ HVT_SIZES = {
 
 
 @MODELS.register_module()
-class HVTTrunk(Trunk):
+class HVTTrunk(OneStageTrunk):
     """A ViT without class token whose sequence is max-pooled after some blocks.
 
     After block i, if ``i % pool_width == 0`` (block 0 included), the tokens are pooled as a
@@ -66,6 +69,7 @@ class HVTTrunk(Trunk):
             that do not fit.
     """
 
+    capabilities = frozenset({'one_stage', 'whole_image'})
     num_prefix_tokens = 0
     out_types = ('avg_featmap', 'raw')
     out_type_note = (
@@ -96,13 +100,8 @@ class HVTTrunk(Trunk):
         self.frozen_dtype = check_dtype(dtype)
         size = HVT_SIZES[arch]
         self.vit = create_hvt(size, dict(arch_options or {}))
-        self.embed_dims = self.vit.embed_dim
-        self.num_layers = len(self.vit.blocks)
-        self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
-        self.patch_size, self.pixel_multiple = self.vit.patch_embed.patch_size, (1, 1)
-        self.grid_size = self.vit.patch_embed.grid_size
-        self.output_dims = (self.embed_dims,) * self.num_layers
-        self.output_strides = (self.patch_size,) * self.num_layers
+        self._describe_shape()
+        self.pixel_multiple = (1, 1)
         self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # DeiT's recipe
         self.pool_kernel_size, self.pool_stride = pool_kernel_size, pool_stride
         self.sequence_lengths = self._add_pools(
@@ -114,11 +113,6 @@ class HVTTrunk(Trunk):
             tensors = read_weights(weights, arch)
             fill(self.vit, tensors)
             self.identity = fingerprint(tensors)
-
-    @property
-    def net(self) -> nn.Module:
-        """A timm ViT whose pooling blocks have a ``pos_embed``."""
-        return self.vit
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Turn an image (B, 3, H, W) into tokens (B, N, C) and their grid (h, w)."""
@@ -135,7 +129,7 @@ class HVTTrunk(Trunk):
     def run(
         self,
         tokens: Tensor,
-        places: BlockPlaces,
+        places: Places,
         tap_indices: Collection[int],
         grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
@@ -144,20 +138,6 @@ class HVTTrunk(Trunk):
         return run_blocks(
             self.vit.blocks, tokens, places, tap_indices, pools=pools, with_cp=self.with_cp
         )
-
-    def stop_after(self, output: int) -> None:
-        """Count no block behind block ``output``."""
-        self.num_layers = output + 1
-        self.stage_depths = (self.num_layers,)
-
-    def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, and then the final norm."""
-        blocks = list(self.vit.blocks[self.num_layers :])
-        return [*blocks, self.vit.norm] if blocks else []
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the norm after the last block to tokens (..., C)."""
-        return apply_norm(self.vit.norm, tokens)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Average the tokens (B, N, C); returns (B, C)."""
@@ -171,9 +151,12 @@ class HVTTrunk(Trunk):
         """Return the position embeddings: of the patches, and after each pooling."""
         return [self.vit.pos_embed, *(self.vit.blocks[i].pos_embed for i in self.pool_indices)]
 
-    def block(self, index: int) -> nn.Module:
-        """Return a block of timm's."""
-        return self.vit.blocks[index]
+    def description(self) -> dict[str, Any]:
+        """Return heads, activation, eps and the pooling."""
+        pools = {}
+        if self.pool_indices:
+            pools = {'pool_kernel_size': self.pool_kernel_size, 'pool_stride': self.pool_stride}
+        return {**super().description(), **pools}
 
     def _add_pools(self, pool_width: int) -> tuple[int, ...]:
         """Give each pooling block its position embedding; return the tokens after each block."""

@@ -3,7 +3,7 @@
 Shapes: B batch, C width of a stage, H W pixels, h w grid of a stage. Tokens are (B, h, w, C).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import timm
@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
-from hstpeft.models.trunks.blocks import apply_norm, run_maybe_twice
+from hstpeft.models.recompute import recomputed
+from hstpeft.models.trunks.base import Trunk, check_dtype
+from hstpeft.models.trunks.blocks import apply_norm
+from hstpeft.models.trunks.filling import fill
 from hstpeft.models.trunks.frozen_linear import wrap_linears
+from hstpeft.models.trunks.one_stage import describe_block
+from hstpeft.models.trunks.places import Places
 from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
-from hstpeft.models.trunks.weights import fill, read_weights
+from hstpeft.models.trunks.weights import read_weights
 from hstpeft.registry import MODELS
 
 
@@ -41,6 +45,7 @@ class SwinTrunk(Trunk):
             ``img_size`` gives, weights that do not fit.
     """
 
+    capabilities = frozenset({'stages', 'maps'})
     num_prefix_tokens = 0
     output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')
@@ -88,21 +93,34 @@ class SwinTrunk(Trunk):
     def run(
         self,
         tokens: Tensor,
-        places: BlockPlaces,
+        places: Places,
         tap_indices: Collection[int],
         grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
         """Run the stages up to the last tapped one; the one block loop of this trunk family."""
         taps, index = {}, 0
+        tokens = places.after_embedding(tokens)
         for stage, layer in enumerate(self.swin.layers[: max(tap_indices) + 1]):
             tokens = layer.downsample(tokens)
             for block in layer.blocks:
                 arguments = (block, index, tokens, places)
-                tokens = run_maybe_twice(run_block, *arguments, with_cp=self.with_cp)
+                tokens = recomputed(run_swin_block, *arguments, when=self.with_cp)
                 index += 1
             if stage in tap_indices:
                 taps[stage] = tokens
         return taps
+
+    def stages(self) -> list[tuple[nn.Module, list[SwinTransformerBlock]]]:
+        """Return the patch merging (none before the first) and the blocks of every stage."""
+        return [(layer.downsample, list(layer.blocks)) for layer in self.swin.layers]
+
+    def normalise_patches(self, tokens: Tensor) -> Tensor:
+        """Apply the norm behind the patch embedding to tokens (..., C)."""
+        return apply_norm(self.swin.patch_embed.norm, tokens)
+
+    def output_grid(self, index: int, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return the grid of stage ``index``: an uneven side counts its rest as a cell."""
+        return tuple(-(-side // 2**index) for side in grid)
 
     def stop_after(self, output: int) -> None:
         """Count no block behind stage ``output``."""
@@ -120,8 +138,8 @@ class SwinTrunk(Trunk):
         return apply_norm(self.swin.norm, tokens)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Average the tokens (B, h, w, C) of an output; returns (B, C)."""
-        return tokens.mean(dim=(1, 2))
+        """Average the tokens (B, h, w, C) or (B, L, C) of an output; returns (B, C)."""
+        return tokens.mean(dim=tuple(range(1, tokens.dim() - 1)))
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Arrange tokens (B, h, w, C) as a map (B, C, h, w)."""
@@ -132,21 +150,53 @@ class SwinTrunk(Trunk):
         blocks = [block for layer in self.swin.layers for block in layer.blocks]
         return [block.attn.relative_position_bias_table for block in blocks]
 
-    def block(self, index: int) -> SwinTransformerBlock:
-        """Return a block by its number in the whole trunk."""
-        return [block for layer in self.swin.layers for block in layer.blocks][index]
+    def block_path(self, index: int) -> str:
+        """Return the name of a block of timm's by its number in the whole trunk."""
+        depths = [len(layer.blocks) for layer in self.swin.layers]
+        for stage, depth in enumerate(depths):
+            if index < depth:
+                return f'layers.{stage}.blocks.{index}'
+            index -= depth
+        raise IndexError(f'this trunk has {sum(depths)} blocks')
+
+    def description(self) -> dict[str, Any]:
+        """Return heads, activation, eps and windows."""
+        first = self.block(0)
+        windows = [block.window_size for _, blocks in self.stages() for block in blocks]
+        heads = [blocks[0].attn.num_heads for _, blocks in self.stages()]
+        return {**describe_block(first), 'window_size': windows, 'num_heads': heads}
 
 
-def run_block(
-    block: SwinTransformerBlock, index: int, tokens: Tensor, places: BlockPlaces
+def attend_in_windows(block: SwinTransformerBlock, normed: Tensor) -> Tensor:
+    """Attend in the windows of a block, as timm does: (B, h, w, C) in and out."""
+    return block._attn(normed)
+
+
+def run_swin_block(
+    block: SwinTransformerBlock,
+    index: int,
+    tokens: Tensor,
+    places: Places,
+    attention: Callable[[SwinTransformerBlock, Tensor], Tensor] = attend_in_windows,
 ) -> Tensor:
-    """Run one block on tokens (B, h, w, C), a tuner acting at its places."""
+    """Run one block, a tuner acting at its places.
+
+    Args:
+        block: timm's block.
+        index: Its number in the whole trunk.
+        tokens: (B, h, w, C), or what else ``attention`` reads.
+        places: Acts at the places of the block.
+        attention: From the normalised tokens to what the attention gives.
+    """
     tokens = places.before_block(index, tokens)
     normed = places.before_attention(index, apply_norm(block.norm1, tokens))
-    tokens = tokens + block.drop_path1(block._attn(normed))
+    branch = block.drop_path1(attention(block, normed))
+    branch = places.after_attention(index, branch, normed)
+    tokens = places.beside_attention(index, tokens) + branch
     tokens = places.before_mlp_norm(index, tokens)
     normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
-    tokens = tokens + block.drop_path2(block.mlp(normed))
+    branch = places.after_mlp(index, block.drop_path2(block.mlp(normed)), normed)
+    tokens = places.beside_mlp(index, tokens) + branch
     return places.after_block(index, tokens)
 
 

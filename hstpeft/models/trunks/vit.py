@@ -7,26 +7,28 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
-from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
+from hstpeft.models.trunks.base import check_dtype
 from hstpeft.models.trunks.blocks import apply_norm, run_blocks
+from hstpeft.models.trunks.filling import fill_vit
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.timm_models import check_arch, create_model, mean_std
-from hstpeft.models.trunks.weights import fill_vit, read_weights
+from hstpeft.models.trunks.one_stage import OneStageTrunk
+from hstpeft.models.trunks.places import Places
+from hstpeft.models.trunks.positions import PositionCache
+from hstpeft.models.trunks.timm_models import create_vit, mean_std
+from hstpeft.models.trunks.weights import read_weights
 from hstpeft.models.trunks.windows import mix_in_windows
 from hstpeft.registry import MODELS
 
 
 @MODELS.register_module()
-class ViTTrunk(Trunk):
+class ViTTrunk(OneStageTrunk):
     """A plain ViT of timm: pre-norm blocks, learned absolute position embedding.
 
     Images may have any size that is a multiple of the patch: the position embedding is resampled
@@ -51,6 +53,8 @@ class ViTTrunk(Trunk):
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
     """
 
+    capabilities = frozenset({'token_sequence', 'one_stage', 'whole_image', 'maps'})
+
     def __init__(
         self,
         arch: str,
@@ -67,34 +71,25 @@ class ViTTrunk(Trunk):
         wrap_linears(self.vit.blocks)
         for block in self.vit.blocks:
             block.mlp.drop1.p = block.mlp.drop2.p = max(mlp_drop_rate, block.mlp.drop1.p)
-        self.embed_dims = self.vit.embed_dim
-        self.num_layers = len(self.vit.blocks)
-        self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
-        self.patch_size = self.pixel_multiple = self.vit.patch_embed.patch_size
-        self.output_dims = (self.embed_dims,) * self.num_layers
-        self.output_strides = (self.patch_size,) * self.num_layers
+        self._describe_shape()
+        self.pixel_multiple = self.patch_size
         self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.out_types = ('cls_token', 'avg_featmap', 'featmap', 'raw')
         if self.num_prefix_tokens == 0:
             self.out_types = self.out_types[1:]
             self.out_type_note = 'this trunk has no class token'
-        self.window_size = window_size
+        self.window_size, self.global_attn_indices = window_size, tuple(global_attn_indices)
         self.windowed_indices = _windowed(window_size, global_attn_indices, self.num_layers)
         if self.windowed_indices:
-            self.form = f', windows of {window_size} but in {tuple(global_attn_indices)}'
+            self.form = f', windows of {window_size} but in {self.global_attn_indices}'
+            self.capabilities = self.capabilities - {'whole_image'}
         self.mean, self.std = mean_std(arch, weights)
-        self.grid_size = self.vit.patch_embed.grid_size
         self.identity = RANDOM
         if weights is not None:
             tensors = read_weights(weights, arch)
             self.grid_size = fill_vit(self.vit, tensors)
             self.identity = fingerprint(tensors)
         self._positions = PositionCache()
-
-    @property
-    def net(self) -> nn.Module:
-        """timm's model."""
-        return self.vit
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Turn an image (B, 3, H, W) into tokens (B, P + N, C) and their grid (h, w)."""
@@ -119,7 +114,7 @@ class ViTTrunk(Trunk):
     def run(
         self,
         tokens: Tensor,
-        places: BlockPlaces,
+        places: Places,
         tap_indices: Collection[int],
         grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
@@ -134,20 +129,6 @@ class ViTTrunk(Trunk):
         assert grid or not mixers, 'windows need the grid'
         blocks, with_cp = self.vit.blocks, self.with_cp
         return run_blocks(blocks, tokens, places, tap_indices, mixers, with_cp=with_cp)
-
-    def stop_after(self, output: int) -> None:
-        """Count no block behind block ``output``."""
-        self.num_layers = output + 1
-        self.stage_depths = (self.num_layers,)
-
-    def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, and then the final norm."""
-        blocks = list(self.vit.blocks[self.num_layers :])
-        return [*blocks, self.vit.norm] if blocks else []
-
-    def final_norm(self, tokens: Tensor) -> Tensor:
-        """Apply the norm after the last block to tokens (..., C)."""
-        return apply_norm(self.vit.norm, tokens)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Average all tokens but the prefix; a ViT pre-trained that way has its norm here (fc_norm)."""
@@ -164,9 +145,12 @@ class ViTTrunk(Trunk):
         tokens = (self.vit.cls_token, self.vit.reg_token, self.vit.pos_embed)
         return [token for token in tokens if token is not None]
 
-    def block(self, index: int) -> nn.Module:
-        """Return a block of timm's."""
-        return self.vit.blocks[index]
+    def description(self) -> dict[str, Any]:
+        """Return heads, activation, eps and windows."""
+        windows = {}
+        if self.windowed_indices:
+            windows = {'window_size': self.window_size, 'global': self.global_attn_indices}
+        return {**super().description(), **windows}
 
     def _position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding for a grid, (1, [P +] h * w, C)."""
@@ -174,55 +158,12 @@ class ViTTrunk(Trunk):
         if grid == self.grid_size:
             return own
         num_prefix = 0 if self.vit.no_embed_class else self.num_prefix_tokens
-
         position = None if own.requires_grad else self._positions.get(own, grid)
         if position is None:
             position = resample_abs_pos_embed(own, grid, self.grid_size, num_prefix)
             if not own.requires_grad:
                 self._positions.put(own, grid, position)
         return position
-
-
-class PositionCache:
-    """A frozen position embedding, resampled to the grids met last.
-
-    Multi-scale training meets hundreds of grids, so only some are kept. A copy of a cache is
-    empty: it would not notice that the copied embedding changes.
-    """
-
-    max_grids = 16
-
-    def __init__(self) -> None:
-        self._source: tuple | None = None
-        self._by_grid: dict[tuple[int, int], Tensor] = {}
-
-    def __reduce__(self) -> tuple:
-        """Copy and pickle as a new cache."""
-        return type(self), ()
-
-    def get(self, own: Tensor, grid: tuple[int, int]) -> Tensor | None:
-        """Return what was put in for a grid, if ``own`` is still what it was made from."""
-        if not self._is_of(own):
-            self._by_grid.clear()
-        position = self._by_grid.pop(grid, None)
-        if position is not None:
-            self._by_grid[grid] = position  # now the last met
-        return position
-
-    def put(self, own: Tensor, grid: tuple[int, int], position: Tensor) -> None:
-        """Keep a position embedding, and forget the one whose grid was met longest ago."""
-        self._source = (own, *_state(own))
-        self._by_grid[grid] = position
-        if len(self._by_grid) > self.max_grids:
-            del self._by_grid[next(iter(self._by_grid))]
-
-    def _is_of(self, own: Tensor) -> bool:
-        return bool(self._source) and self._source[0] is own and self._source[1:] == _state(own)
-
-
-def _state(tensor: Tensor) -> tuple:
-    """Tell whether a tensor changed; the version counts changes in place."""
-    return tensor.device, tensor.dtype, tensor._version
 
 
 def _windowed(window_size: int, global_attn_indices: Sequence[int], depth: int) -> tuple[int, ...]:
@@ -241,43 +182,3 @@ def _windowed(window_size: int, global_attn_indices: Sequence[int], depth: int) 
             f'0 to {depth - 1}'
         )
     return tuple(i for i in range(depth) if i not in given) if window_size else ()
-
-
-def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
-    """Build a timm ViT without weights and refuse by name what the block loop cannot drive.
-
-    Raises:
-        UserError: ``arch`` is unknown or of another family, or an option is not one of its.
-    """
-    check_arch(arch, options, _plain_vits(), VisionTransformer)
-    vit = create_model(arch, options) if arch in _plain_vits() else None
-    reason = 'it is no plain ViT' if vit is None else _unsupported(vit)
-    if reason:
-        raise UserError(
-            f'trunk.arch {arch!r} is not supported ({reason}): use a plain ViT of timm such as '
-            'vit_base_patch16_224, deit_small_patch16_224 or vit_base_patch14_dinov2'
-        )
-    return vit
-
-
-def _plain_vits() -> list[str]:
-    """Names of timm's models that come from the file of the plain ViTs, and DeiT's."""
-    return [*timm.list_models(module='vision_transformer'), *timm.list_models(module='deit')]
-
-
-def _unsupported(vit: nn.Module) -> str:
-    """Say what the block loop does not know about this model; empty if it knows all."""
-    if type(vit) is not VisionTransformer:
-        return f'it is a {type(vit).__name__}'
-    blocks = {type(block).__name__ for block in vit.blocks if type(block) is not Block}
-    if blocks:
-        return f'its blocks are {", ".join(blocks)}'
-    if type(vit.patch_embed) is not PatchEmbed:
-        return f'its patch embedding is {type(vit.patch_embed).__name__}'
-    if vit.blocks[0].attn.gate is not None:
-        return 'its attention is gated'
-    if vit.pos_embed is None:
-        return 'it has no absolute position embedding'
-    if vit.attn_pool is not None or not isinstance(vit.patch_drop, nn.Identity):
-        return 'it has attention pooling or patch dropout'
-    return ''

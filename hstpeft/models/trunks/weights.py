@@ -4,11 +4,10 @@ Shapes: C trunk width, K heads, D width of a head.
 """
 
 import argparse
-import math
 import os
 import re
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,7 +17,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hstpeft.errors import UserError, nearest
 
@@ -53,88 +52,9 @@ def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Ten
     return _from_official_swin(kept) if 'layers.0.downsample.norm.weight' in kept else kept
 
 
-def fill_vit(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Copy weights into a timm ViT; each tensor must be used and each of the model's be filled.
-
-    The position embedding keeps the size of the file, whatever the model was built for.
-
-    Returns:
-        The grid (h, w) of the position embedding.
-
-    Raises:
-        UserError: Lists what is missing, left over or of another shape.
-    """
-    check_fit(vit.state_dict(), tensors, resampled=('pos_embed',))
-    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
-    vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
-    vit.load_state_dict(dict(tensors))
-    return grid
-
-
-def fill(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy weights into a model all of whose tensors must have the file's shape.
-
-    Raises:
-        UserError: Lists what is missing, left over or of another shape.
-    """
-    check_fit(net.state_dict(), tensors)
-    net.load_state_dict(dict(tensors))
-
-
-def check_fit(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], resampled: Collection[str] = ()
-) -> None:
-    """Raise unless each tensor is used and each of the model's is filled.
-
-    Args:
-        own: The model's state dict.
-        tensors: The weights.
-        resampled: Names whose shape may differ.
-
-    Raises:
-        UserError: Lists what is missing, left over or of another shape.
-    """
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    reshaped = [
-        f'{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in sorted(own.keys() & tensors.keys())
-        if tensors[key].shape != own[key].shape and key not in resampled
-    ]
-    problems = [
-        f'{title} {", ".join(names)}'
-        for title, names in (('missing', missing), ('left over', extra), ('shape', reshaped))
-        if names
-    ]
-    if problems:
-        raise UserError(
-            f'trunk.weights do not fit the arch: {"; ".join(problems)}. '
-            'Choose the arch (and arch_options) that the file was made for'
-        )
-
-
-def _position_grid(pos_embed: Tensor, vit: nn.Module, num_prefix: int) -> tuple[int, int]:
-    """Find the grid of a position embedding (1, P + h * w, C): the model's own, or square."""
-    length = pos_embed.shape[1] - num_prefix
-    if pos_embed.shape[-1] != vit.embed_dim:
-        raise UserError(
-            f'trunk.weights do not fit the arch: shape pos_embed {tuple(pos_embed.shape)}, the '
-            f'width of the arch is {vit.embed_dim}'
-        )
-    if length == math.prod(vit.patch_embed.grid_size):
-        return tuple(vit.patch_embed.grid_size)
-    side = math.isqrt(max(length, 0))
-    if side * side != length or length == 0:
-        raise UserError(
-            f'trunk.weights have a position embedding of {length} patches, which is no square '
-            'grid: give the image size it was trained with as arch_options img_size=(H, W)'
-        )
-    return side, side
-
-
 def _read_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f'trunk.weights {path} does not exist: download it or mend the path')
+        raise UserError(f'trunk.weights {path} does not exist: download it or fix the path')
     try:
         if path.suffix == '.npz':
             return _from_jax(path)

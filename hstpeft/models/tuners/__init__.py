@@ -1,7 +1,7 @@
 """What is learned on top of a trunk: one method a file."""
 
 from hstpeft.models.tuners.arc import ARCTuner
-from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.tuners.base import Tuner, check_needs
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.models.tuners.full import FullTuner
 from hstpeft.models.tuners.hst import HSTTuner
@@ -18,4 +18,5 @@ __all__ = [
     'MemoryTokensTuner',
     'SA2VPTuner',
     'Tuner',
+    'check_needs',
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hstpeft.errors import UserError, nearest
-from hstpeft.models.trunks import SwinTrunk, Trunk
+from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
@@ -63,8 +63,8 @@ class ARCTuner(Tuner):
         self.positions, self.adapter_dims, self.drop_rate = positions, adapter_dims, drop_rate
 
     def attach(self, trunk: Trunk) -> None:
-        """Build a projection a stage and position, and a rescaling and bias a block and position."""
-        self.on_residual = isinstance(trunk, SwinTrunk)
+        """Build a projection per stage and position, a rescaling and bias per block and position."""
+        self.on_residual = 'stages' in trunk.capabilities
         for position in self.positions:
             adapters = SharedAdapters(
                 trunk.stage_depths, trunk.stage_dims, self.adapter_dims, self.drop_rate
@@ -76,10 +76,6 @@ class ARCTuner(Tuner):
                 else:
                     nn.init.xavier_uniform_(scale)
             self.add_module(position, adapters)
-
-    def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
-        """Return nothing: the whole trunk stays frozen."""
-        return []
 
     def before_attention(self, index: int, tokens: Tensor) -> Tensor:
         """Adapt the normalised input of the attention."""
@@ -111,11 +107,10 @@ class ARCTuner(Tuner):
                 'to merge, or deploy the delta beside the trunk (tools/delta.py export)'
             )
         for index in range(trunk.num_layers):
-            block = trunk.block(index)
             if 'attention' in self.positions:
-                fold(block.attn.qkv, *self.attention.matrix(index))
+                fold(trunk.layer(index, 'qkv'), *self.attention.matrix(index))
             if 'mlp' in self.positions:
-                fold(block.mlp.fc1, *self.mlp.matrix(index))
+                fold(trunk.layer(index, 'fc1'), *self.mlp.matrix(index))
         return FrozenTuner()
 
 

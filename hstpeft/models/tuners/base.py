@@ -1,57 +1,64 @@
 """What a tuner is to the backbone.
 
 Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H W pixels, h w grid.
-Tokens are (B, L, C) in a ViT and (B, h, w, C) in a Swin.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks import CAPABILITIES, Places, Trunk
 
 
-class Tuner(nn.Module, ABC):
-    """Learns on top of a trunk and acts at the places of its block loop.
+class Tuner(Places, nn.Module, ABC):
+    """Learns on top of a trunk and acts at the places of its blocks.
 
     The constructor only takes options; `attach` builds the parameters from what the trunk
     declares. `own_parameters` are trainable, and so are the trunk's that `trunk_parameters`
-    returns. An override of a place returns the changed tokens.
+    returns.
 
     Attributes:
-        trunk_types: Trunks that the method is defined for.
+        needs: Capabilities that the method needs of a trunk, of `CAPABILITIES`.
         pixel_multiple: Image sides must be multiples of this, on top of the trunk's own.
         strides: Strides of the maps that the tuner makes itself (side network); empty for a
             tuner whose outputs are the trunk's tokens.
         map_dims: Width of each of these maps.
-        num_front_tokens: Tokens that `before_block` puts in front of the trunk's.
         with_cp: Whether the backward pass runs the tuner's own blocks again instead of keeping
             what happens in them; set by the backbone before `attach`.
         num_branches: Sequences that `run` returns, stacked over the batch, the image's first.
     """
 
-    trunk_types: tuple[type[Trunk], ...] = (Trunk,)
+    needs: tuple[str, ...] = ()
     pixel_multiple: int = 1
     strides: tuple[int, ...] = ()
     map_dims: tuple[int, ...] = ()
-    num_front_tokens: int = 0
     with_cp: bool = False
     num_branches: int = 1
 
     @property
     def kind(self) -> str:
-        """What a delta calls the function it was trained for; by default the class."""
+        """What messages call the function that a delta was trained for; by default the class."""
         return type(self).__name__
 
     @abstractmethod
     def attach(self, trunk: Trunk) -> None:
         """Build the parameters for this trunk; called once, by the backbone."""
 
-    @abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Return what decides the function beside the tensors, for the identity of a delta.
+
+        Plain values by name, as they are after `attach`; options that only act in training
+        (dropout) stay out. What is falsy is left out of the identity, so a later option whose
+        neutral value is falsy leaves the identity of older deltas alone.
+        """
+        return {}
+
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
-        """Return the trunk parameters that the method trains."""
+        """Return the trunk parameters that the method trains; by default none."""
+        return []
 
     def own_parameters(self) -> list[nn.Parameter]:
         """Return the tuner's parameters that are trained: by default all."""
@@ -72,7 +79,10 @@ class Tuner(nn.Module, ABC):
         grid: tuple[int, int],
         tap_indices: Collection[int],
     ) -> dict[int, Tensor]:
-        """Run the trunk's blocks; a method that runs them in another way overrides this.
+        """Run the trunk's blocks.
+
+        A method that runs them in another way overrides this; so does one whose places need to
+        know the grid: it hands `Trunk.run` places that were made for this call.
 
         Args:
             trunk: The trunk that the tuner was attached to.
@@ -85,24 +95,15 @@ class Tuner(nn.Module, ABC):
         """
         return trunk.run(tokens, self, tap_indices, grid)
 
-    def before_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream at the entry of block ``index``."""
-        return tokens
+    def without_own_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Take the tuner's tokens out of an output that shall be a map or the trunk's tokens.
 
-    def before_attention(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the normalised input of the attention of block ``index``."""
-        return tokens
+        Only for tokens that stand before the patches; an average over the tokens includes them.
 
-    def before_mlp_norm(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream between attention and second norm of block ``index``."""
-        return tokens
-
-    def before_mlp(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the normalised input of the MLP of block ``index``."""
-        return tokens
-
-    def after_block(self, index: int, tokens: Tensor) -> Tensor:
-        """Change the residual stream at the exit of block ``index``."""
+        Args:
+            tokens: A tapped output.
+            grid: (h, w) of that output.
+        """
         return tokens
 
     def maps(
@@ -132,3 +133,31 @@ class Tuner(nn.Module, ABC):
             'weight of the trunk can express; deploy the delta beside the trunk (tools/delta.py '
             'export)'
         )
+
+
+def check_needs(tuner: Tuner, trunk: Trunk, needs: Collection[str], remedy: str = '') -> None:
+    """Raise unless a trunk has what a tuner needs.
+
+    Args:
+        tuner: For the message.
+        trunk: What the tuner shall be attached to.
+        needs: Of `CAPABILITIES`.
+        remedy: What to do about it; by default, to take another trunk.
+
+    Raises:
+        UserError: Names the missing capability.
+    """
+    for need in needs:
+        if need not in trunk.capabilities:
+            raise UserError(
+                f'backbone.tuner {type(tuner).__name__} is not defined for a '
+                f'{type(trunk).__name__}{trunk.form}: it needs {CAPABILITIES[need]} ({need}); '
+                + (remedy or f'use {_trunks_with(needs)}')
+            )
+
+
+def _trunks_with(needs: Collection[str]) -> str:
+    """Name the trunks that have some capabilities."""
+    kinds = [kind for kind in Trunk.__subclasses__() for kind in (kind, *kind.__subclasses__())]
+    named = [k for k in kinds if set(needs) <= getattr(k, 'capabilities', frozenset())]
+    return ' or '.join(f'hstpeft.{kind.__name__}' for kind in named) or 'another trunk'

@@ -1,7 +1,5 @@
 """The baseline without a tuner: nothing of the trunk is trained (linear probe)."""
 
-from torch import nn
-
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
@@ -13,10 +11,6 @@ class FrozenTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """There is nothing to build."""
-
-    def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
-        """Return nothing: the whole trunk stays frozen."""
-        return []
 
     def merge(self, trunk: Trunk) -> Tuner:
         """The trunk is the merged model already."""

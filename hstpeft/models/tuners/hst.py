@@ -6,13 +6,14 @@ H W pixels, h w grid.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
 from hstpeft.models.side import STEM_NORMS, SideNetwork
-from hstpeft.models.trunks import Trunk, ViTTrunk
+from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
 
@@ -30,7 +31,7 @@ class HSTTuner(Tuner):
     Args:
         side_dims: Width of each stage of the side network.
         side_heads: Heads of the cross-attention of each stage.
-        side_depths: Side blocks of each stage. Default: the trunk's blocks dealt out evenly, 3 a
+        side_depths: Side blocks of each stage. Default: the trunk's blocks dealt out evenly, 3 per
             stage for a ViT-B and 6 for a ViT-L.
         tap_indices: The trunk block that each side block reads, in order. Default: spread evenly
             up to the last block. The official default for 24 blocks is ``range(12)``, which
@@ -44,7 +45,7 @@ class HSTTuner(Tuner):
             ``GN``. The first three have the same keys, so a delta of one fits the others.
     """
 
-    trunk_types = (ViTTrunk,)
+    needs = ('token_sequence', 'one_stage', 'maps')
     pixel_multiple = 4
     strides = (4, 8, 16, 32)
 
@@ -103,10 +104,18 @@ class HSTTuner(Tuner):
             with_cp=self.with_cp,
         )
 
+    def description(self) -> dict[str, Any]:
+        """Return heads and taps; all else shows in the tensors."""
+        return {'side_heads': self.side_heads, 'taps': self.taps}
+
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return the norms of the blocks that run; the final norm is not used."""
-        norms = [norm for index in range(self.taps[-1] + 1) for norm in trunk.block_norms(index)]
-        return [parameter for norm in norms for parameter in norm.parameters()]
+        return [
+            parameter
+            for index in range(self.taps[-1] + 1)
+            for name in ('norm1', 'norm2')
+            for parameter in trunk.layer(index, name).parameters()
+        ]
 
     def token_parameters(self) -> list[nn.Parameter]:
         """Return the meta tokens."""

@@ -4,6 +4,7 @@ Shapes: I input width and O output width of a Linear, R rank.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -13,8 +14,8 @@ from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
-LINEARS = {'qkv': 'attn.qkv', 'proj': 'attn.proj', 'fc1': 'mlp.fc1', 'fc2': 'mlp.fc2'}
-"""By position, the name of a Linear inside a block of timm's."""
+LINEARS = ('qkv', 'proj', 'fc1', 'fc2')
+"""Linears of a block, by their role."""
 
 
 @MODELS.register_module()
@@ -52,7 +53,7 @@ class LoRATuner(Tuner):
                 )
         if not positions or len(set(positions)) != len(positions):
             raise UserError(
-                f'tuner.positions {positions} must name at least one of {tuple(LINEARS)}, each once'
+                f'tuner.positions {positions} must name at least one of {LINEARS}, each once'
             )
         if rank < 1:
             raise UserError(f'tuner.rank {rank} must be at least 1')
@@ -73,15 +74,15 @@ class LoRATuner(Tuner):
         Raises:
             UserError: peft is not installed, or the trunk's blocks lack a Linear.
         """
-        names = linear_names(trunk, self.positions)
-        present = dict(trunk.net.named_modules())
-        for name in names:
-            if name not in present:
-                raise UserError(
-                    f'tuner.positions {self.positions}: this trunk has no {name} (its MLP is of '
-                    'another form): leave that position out'
-                )
+        try:
+            names = linear_names(trunk, self.positions)
+        except UserError as error:
+            raise UserError(f'tuner.positions {self.positions}: {error}') from None
         inject_lora(trunk.net, names, self.rank, self.alpha, self.drop_rate)
+
+    def description(self) -> dict[str, Any]:
+        """Return alpha: no tensor of a delta shows it, as they show rank and positions."""
+        return {'alpha': self.alpha}
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return what peft has put into the trunk."""
@@ -91,20 +92,22 @@ class LoRATuner(Tuner):
 
     def merge(self, trunk: Trunk) -> Tuner:
         """Add each product to its weight, and take peft's layers out of the trunk again."""
-        for name in linear_names(trunk, self.positions):
-            parent, _, child = name.rpartition('.')
-            layer = trunk.net.get_submodule(name)
-            layer.merge()
-            setattr(trunk.net.get_submodule(parent), child, layer.get_base_layer())
+        for index in range(trunk.num_layers):
+            for position in self.positions:
+                layer = trunk.layer(index, position)
+                layer.merge()
+                trunk.set_layer(index, position, layer.get_base_layer())
         del trunk.net.peft_config
         return FrozenTuner()
 
 
 def linear_names(trunk: Trunk, positions: Sequence[str]) -> list[str]:
     """Return the full names in ``trunk.net`` of some Linears of every block that runs."""
-    names = {module: name for name, module in trunk.net.named_modules()}
-    blocks = [names[trunk.block(index)] for index in range(trunk.num_layers)]
-    return [f'{block}.{LINEARS[position]}' for block in blocks for position in positions]
+    return [
+        trunk.layer_path(index, position)
+        for index in range(trunk.num_layers)
+        for position in positions
+    ]
 
 
 def inject_lora(

@@ -3,11 +3,13 @@
 Shapes: B batch, M memory tokens, L tokens, C trunk width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError, nearest
-from hstpeft.models.trunks import Trunk, ViTTrunk
+from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
 
@@ -28,7 +30,7 @@ class MemoryTokensTuner(Tuner):
         train_cls_token: Whether the trunk's class token is trained too (official default).
     """
 
-    trunk_types = (ViTTrunk,)
+    needs = ('token_sequence', 'one_stage')
 
     def __init__(
         self, mode: str = 'prop', num_memory_tokens: int = 5, train_cls_token: bool = True
@@ -47,10 +49,14 @@ class MemoryTokensTuner(Tuner):
         shape = (1, self.num_memory_tokens, trunk.embed_dims)
         self.memory_tokens = nn.ParameterList(0.02 * torch.randn(shape) for _ in range(count))
 
+    def description(self) -> dict[str, Any]:
+        """Return the mode."""
+        return {'mode': self.mode}
+
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return the class token, if it is trained and there is one."""
-        tokens = [trunk.vit.cls_token] if self.train_cls_token else []
-        return [token for token in tokens if token is not None]
+        token = trunk.cls_token if self.train_cls_token else None
+        return [] if token is None else [token]
 
     def token_parameters(self) -> list[nn.Parameter]:
         """Return the memory tokens."""

@@ -242,7 +242,7 @@ def test_the_moving_average_of_mmengine_works_on_it(update_buffers):
             dict(
                 head=dict(
                     type='hstpeft.HMAClsHead', num_classes=CLASSES, in_channels=DIMS,
-                    **{**SMALL, 'local_memory_size': 0},
+                    **{**SMALL, 'local_memory': None},
                 )
             ),
             'feeds a local memory and the head writes none',
@@ -252,7 +252,7 @@ def test_the_moving_average_of_mmengine_works_on_it(update_buffers):
             dict(
                 head=dict(
                     type='hstpeft.HMAClsHead', num_classes=CLASSES, in_channels=DIMS,
-                    queue_update='never', **SMALL,
+                    **{**SMALL, 'local_memory': dict(update='never')},
                 )
             ),
             'feeds a local memory and the head writes none',

@@ -29,7 +29,7 @@ def count(run: Callable[[], Tensor]) -> int:
 )
 def test_a_step_on_32_samples_and_512_rows(options, limit):
     with torch.device('meta'):
-        head = HMAClsHead(100, 768, drop_rate=0.0, **options)
+        head = HMAClsHead(100, 768, attention=dict(drop_rate=0.0), **options)
         features = torch.empty(32, 768)
     official = join_hma({}, {f'head.{key}': value for key, value in head.state_dict().items()})
     literal = LiteralHMA(official, HMAOptions(batch_attention=head.batch_read is not None))

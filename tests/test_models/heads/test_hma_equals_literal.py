@@ -68,10 +68,14 @@ def make_pair(case: Mapping) -> tuple[HMAClsHead, LiteralHMA, dict[str, str]]:
         c['drop'],
     )  # fmt: skip
     head = HMAClsHead(
-        c['classes'], c['dims'], c['label_dims'], c['heads'], c['local'], c['per_class'],
+        c['classes'], c['dims'], c['logits_from'], label_dims=c['label_dims'],
+        local_memory=dict(size=c['local'], update='divisible') if c['local'] else None,
+        global_memory_per_class=c['per_class'],
         batch_attention=c['batch_attention'], batch_attention_at_test=True,
-        logits_from=c['logits_from'], attention_topk=c['topk'], norm_after_topk=c['norm'],
-        null_kv=c['null'], softmax_temp=c['temp'], drop_rate=c['drop'], queue_update='divisible',
+        attention=dict(
+            num_heads=c['heads'], topk=c['topk'], norm_after_topk=c['norm'], null_kv=c['null'],
+            softmax_temp=c['temp'], drop_rate=c['drop'],
+        ),
     )  # fmt: skip
     state = head.state_dict()
     names = {k: own.removeprefix('head.') for k, own in hma_names(official).items()}
@@ -99,7 +103,7 @@ def test_forward_and_gradients_equal_the_equations(name, training):
         torch.manual_seed(11)  # dropout draws the same masks in both
         if net is head:
             # Two passes with the same masks: `read` is what draws.
-            samples, _ = head.read((x,))
+            samples, _ = head.read((x,), alone=False)
             torch.manual_seed(11)
             logits = head((x,))
         else:
@@ -134,7 +138,7 @@ def test_a_divisible_queue_is_written_as_the_equations_say(batch):
         x = features(dict(batch=batch), seed=step)
         labels = (torch.arange(batch) + step) % 5
         literal_enqueue(literal.weights(), x, labels)
-        head._write((x,), labels)
+        head.write((x,), labels)
     assert torch.equal(head.queue.rows, literal.queue)
     assert torch.equal(head.queue.pointer, literal.queue_ptr)
     assert head.queue.rows.equal(before) == (batch == 5)

@@ -74,14 +74,14 @@ def test_a_batch_larger_than_the_queue_leaves_its_last_rows_in_their_places(size
 
 @pytest.mark.parametrize('size, moved', [(4, True), (12, True), (5, False), (13, False)])
 def test_divisible_is_the_official_rule(size, moved):
-    head = make_head(queue_update='divisible').train()
+    head = make_head(local_memory=dict(update='divisible')).train()
     before = snapshot(head)
     head.loss((batch(size)[0],), batch(size)[1])
     assert bool(changed(head, before)) == moved
 
 
 def test_never_is_the_official_pipeline():
-    head = make_head(queue_update='never').train()
+    head = make_head(local_memory=dict(update='never')).train()
     before = snapshot(head)
     x, samples = batch(4)
     head.loss((x,), samples)
@@ -110,9 +110,9 @@ def test_the_logits_depend_on_the_labels_that_were_remembered():
     assert (a - b).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize('options', [{}, dict(null_kv=True), dict(attention_topk=2)])
+@pytest.mark.parametrize('options', [{}, dict(null_kv=True), dict(topk=2)])
 def test_a_prediction_does_not_depend_on_the_other_images(options):
-    head = make_head(**options).double().eval()
+    head = make_head(attention=options).double().eval()
     x, _ = batch(6)
     x = x.double()
     together = head((x,))
@@ -149,7 +149,7 @@ def test_predict_and_loss_are_those_of_the_host():
 def test_one_class_has_one_logit_and_two_labels():
     torch.manual_seed(0)
     loss = dict(type='mmpretrain.CrossEntropyLoss', use_sigmoid=True)
-    head = HMAClsHead(1, DIMS, LABEL_DIMS, local_memory_size=6, loss=loss).train()
+    head = HMAClsHead(1, DIMS, local_memory=dict(size=6), loss=loss).train()
     samples = [DataSample().set_gt_label(1), DataSample().set_gt_label(0)]
     x, _ = batch(2)
     assert head((x,)).shape == (2, 1)
@@ -162,7 +162,7 @@ def test_one_class_has_one_logit_and_two_labels():
 @torch.no_grad()
 def test_initial_values_are_the_official_ones():
     torch.manual_seed(0)
-    head = HMAClsHead(40, 96, null_kv=True)
+    head = HMAClsHead(40, 96, attention=dict(null_kv=True))
     assert not head.global_memories.any()
     assert not head.local_read.null_key.any()
     torch.testing.assert_close(head.queue.rows.norm(dim=1), torch.ones(512))
@@ -174,6 +174,27 @@ def test_initial_values_are_the_official_ones():
     normal = HMAClsHead(40, 96, global_memory_init='normal').global_memories
     assert normal.std() == pytest.approx(0.02, rel=0.02)
     assert normal.shape == (40 * 16, 96)
+
+
+def test_parameters_keep_names_and_order():
+    """Deltas go by the names; a resumed optimiser goes by the order."""
+    leaves = [
+        *(f'{norm}.{leaf}' for norm in ('query_norm', 'key_norm') for leaf in ('weight', 'bias')),
+        *(f'{part}.{leaf}' for part in ('query', 'key', 'value') for leaf in ('weight', 'bias')),
+        *(
+            f'{part}.{leaf}'
+            for part in ('mlp_norm', 'mlp.0', 'mlp.3')
+            for leaf in ('weight', 'bias')
+        ),
+    ]
+    reads = [f'{read}.{leaf}' for read in ('local_read', 'batch_read') for leaf in leaves]
+    names = ['global_memories', 'label_embeddings.weight', *reads, 'fc.weight', 'fc.bias']
+    head = make_head()
+    assert [name for name, _ in head.named_parameters()] == names
+    buffers = {'queue.rows', 'queue.pointer', 'queue.labels'}
+    assert head.state_dict().keys() == {*names, *buffers}
+    null = [name for name, _ in make_head(attention=dict(null_kv=True)).named_parameters()]
+    assert set(null) - set(names) == {'local_read.null_key', 'batch_read.null_key'}
 
 
 def test_memories_of_a_class_that_start_at_zero_stay_equal():
@@ -189,13 +210,13 @@ def test_every_parameter_gets_a_gradient():
     """DDP waits for all of them, and knows of no unused ones."""
     for options in (
         {},
-        dict(null_kv=True),
+        dict(attention=dict(null_kv=True)),
         dict(logits_from='feature'),
         dict(logits_from='label'),
-        dict(local_memory_size=0),
+        dict(local_memory=None),
         dict(batch_attention=False, global_memory_per_class=0),
-        dict(batch_attention=False, global_memory_per_class=0, local_memory_size=0),
-        dict(attention_topk=2, norm_after_topk=True),
+        dict(batch_attention=False, global_memory_per_class=0, local_memory=None),
+        dict(attention=dict(topk=2, norm_after_topk=True)),
     ):
         head = make_head(**options).train()
         x, samples = batch(6)
@@ -205,34 +226,37 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_attention_weights_are_returned_for_pictures():
-    head = make_head(null_kv=True, batch_attention_at_test=True).eval()
-    _, weights = head.read((batch(6)[0],))
+    head = make_head(attention=dict(null_kv=True)).eval()
+    _, weights = head.read((batch(6)[0],), alone=False)
     assert weights['local'].shape == (4, 6, 1 + 12 + 1)
     assert weights['batch'].shape == (4, 6, 6 + 2 * CLASSES + 1)
     for part in weights.values():
         torch.testing.assert_close(part.sum(-1), torch.ones(4, 6))
-    head.batch_attention_at_test = False
-    assert head.read((batch(6)[0],))[1]['batch'].shape == (4, 6, 1 + 2 * CLASSES + 1)
+    _, weights = head.read((batch(6)[0],), alone=True)
+    assert weights['batch'].shape == (4, 6, 1 + 2 * CLASSES + 1)
 
 
 @pytest.mark.parametrize(
     'options, words',
     [
-        (dict(attention_topk=14), 'attention_topk 14 .* 13 keys of the local memory'),
-        (dict(attention_topk=15, null_kv=True), 'attention_topk 15 .* 14 keys of the local'),
-        (dict(attention_topk=0), 'attention_topk 0 is not between 1'),
-        (dict(attention_topk=12), 'attention_topk 12 .* 11 keys that a test image has without'),
-        (dict(num_heads=5), 'num_heads 5 does not divide the width 32'),
-        (dict(num_heads=0), 'num_heads 0 does not divide'),
+        (dict(attention=dict(topk=14)), r'attention\.topk 14 .* 13 keys of the local memory'),
+        (dict(attention=dict(topk=15, null_kv=True)), r'attention\.topk 15 .* 14 keys of the local'),
+        (dict(attention=dict(topk=0)), r'attention\.topk 0 is not between 1'),
+        (dict(attention=dict(topk=12)), r'attention\.topk 12 .* 11 keys that a test image has without'),
+        (dict(attention=dict(num_heads=5)), r'attention\.num_heads 5 does not divide the width 32'),
+        (dict(attention=dict(num_heads=0)), r'attention\.num_heads 0 does not divide'),
+        (dict(attention=dict(topq=3)), r"head\.attention has no option 'topq': did you mean 'topk'"),
+        (dict(attention=dict(dims=9)), r"head\.attention has no option 'dims'"),
+        (dict(attention=dict(type='hstpeft.Attention')), "type 'hstpeft.Attention' is unknown"),
         (dict(logits_from='both'), "logits_from 'both' is unknown: use one of"),
         (dict(global_memory_init='ones'), "global_memory_init 'ones' is unknown"),
-        (dict(queue_update='rarely'), "queue_update 'rarely' is unknown"),
+        (dict(local_memory=dict(update='rarely')), r"local_memory\.update 'rarely' is unknown"),
         (dict(batch_attention=False), 'global_memory_per_class 2 is not read .*: set it to 0'),
-        (dict(local_memory_size=-1), 'local_memory_size -1 must be at least 0'),
+        (dict(local_memory=dict(size=0)), r'size 0 must be at least 1; .* head\.local_memory=None'),
         (dict(label_dims=0), 'label_dims 0 must be at least 1'),
         (
             dict(
-                logits_from='label', local_memory_size=0, batch_attention=False,
+                logits_from='label', local_memory=None, batch_attention=False,
                 global_memory_per_class=0,
             ),
             "logits_from 'label' needs a label part",
@@ -245,19 +269,39 @@ def test_wrong_options_are_named(options, words):
 
 
 @pytest.mark.parametrize(
+    'old, words',
+    [
+        (dict(local_memory_size=0), r'local_memory=dict\(size=\.\.\.\) \(none: local_memory=None\)'),
+        (dict(queue_update='never'), r'local_memory=dict\(update=\.\.\.\)'),
+        (dict(attention_topk=3), r'attention=dict\(topk=\.\.\.\)'),
+        *(
+            ({name: 1}, rf'head\.{name} is now head\.attention\.{name}: write attention=dict\({name}')
+            for name in (
+                'num_heads', 'norm_after_topk', 'null_kv', 'softmax_temp', 'drop_rate', 'eps',
+            )
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_argument_that_has_moved_is_refused_with_its_new_place(old, words):
+    with pytest.raises(UserError, match=words):
+        make_head(**old)
+
+
+@pytest.mark.parametrize(
     ('topk', 'size', 'at_test'), [(13, 6, True), (11, 1, False)], ids=['coupled', 'alone']
 )
 def test_topk_at_the_limits_is_allowed(topk, size, at_test):
-    head = make_head(attention_topk=topk, batch_attention_at_test=at_test).eval()
-    _, weights = head.read((batch(size)[0],))
+    head = make_head(attention=dict(topk=topk), batch_attention_at_test=at_test).eval()
+    _, weights = head.read((batch(size)[0],), alone=not at_test)
     for row in weights.values():
         assert (row > 0).sum(dim=-1).eq(min(topk, row.shape[-1])).all()
 
 
 def test_topk_above_the_keys_of_a_small_batch_is_named_when_it_happens():
-    head = make_head(attention_topk=12, batch_attention_at_test=True).eval()
+    head = make_head(attention=dict(topk=12), batch_attention_at_test=True).eval()
     head((batch(2)[0],))
-    with pytest.raises(UserError, match='attention_topk 12 is above the number of keys, 11'):
+    with pytest.raises(UserError, match=r'attention\.topk 12 .* the 11 keys of this batch'):
         head((batch(1)[0],))
 
 
@@ -275,12 +319,12 @@ def test_soft_labels_need_a_head_without_local_memory():
     x, _ = batch(4)
     with pytest.raises(UserError, match='labels are soft: train without mixup'):
         make_head().train().loss((x,), samples)
-    assert make_head(local_memory_size=0).train().loss((x,), samples)['loss'] > 0
+    assert make_head(local_memory=None).train().loss((x,), samples)['loss'] > 0
 
 
 def test_several_labels_of_a_sample_cannot_be_remembered():
     samples = [DataSample().set_gt_label([0, 2]), DataSample().set_gt_label(1)]
-    with pytest.raises(UserError, match='there are 3 labels of 2 samples: set it to 0'):
+    with pytest.raises(UserError, match='there are 3 labels of 2 samples: set it to None'):
         make_head().train().loss((batch(2)[0],), samples)
 
 
@@ -293,7 +337,7 @@ def test_features_that_do_not_fit_are_named(shape):
 COUNTS = {
     'readme_head_tuning_dtd (47 classes, 512 local, 16 global per class)': {},
     'local_only_47_classes_512': dict(global_memory_per_class=0, batch_attention=False),
-    'global_only_47_classes_16': dict(local_memory_size=0),
+    'global_only_47_classes_16': dict(local_memory=None),
 }
 
 
@@ -307,12 +351,12 @@ def test_published_sizes_are_reproduced(setting):
     assert (head.queue.rows.numel() if head.queue else 0) == counts['queue_values']
 
 
-@pytest.mark.parametrize('options', [{}, dict(null_kv=True, attention_topk=4)])
+@pytest.mark.parametrize('options', [{}, dict(null_kv=True, topk=4)])
 def test_mixed_precision_stays_close(options):
     x, samples = batch(6)
     losses = []
     for enabled in (False, True):
-        head = make_head(**options).train()
+        head = make_head(attention=options).train()
         with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
             loss = head.loss((x,), samples)['loss']
         loss.backward()

@@ -184,7 +184,7 @@ def test_missing_and_left_over_tensors_are_listed():
     weights = swin_weights()
     weights['absolute_pos_embed'] = weights.pop('norm.bias')
     message = refusal(weights=weights)
-    assert 'missing norm.bias' in message and 'left over absolute_pos_embed' in message
+    assert 'missing: norm.bias' in message and 'unexpected: absolute_pos_embed' in message
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,10 @@ def test_an_unknown_option_is_refused_by_name(option):
     [
         (dict(out_type='cls_token'), 'a Swin has no class token'),
         (dict(out_indices=[4]), 'rising numbers from 0 to 3'),
-        (dict(tuner='HSTTuner'), 'HSTTuner is not defined for a SwinTrunk: use hstpeft.ViTTrunk'),
+        (
+            dict(tuner='HSTTuner'),
+            '(token_sequence); use hstpeft.ViTTrunk',
+        ),
         (dict(tuner='MemoryTokensTuner'), 'MemoryTokensTuner is not defined for a SwinTrunk'),
     ],
 )

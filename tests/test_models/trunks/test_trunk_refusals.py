@@ -24,9 +24,9 @@ def test_missing_left_over_and_reshaped_tensors_are_all_listed():
     weights['dist_token'] = torch.ones(1, 1, 32)
     weights['blocks.0.attn.proj.bias'] = torch.ones(7)
     message = refusal(ARCH, VIT, weights)
-    assert 'missing blocks.1.norm1.bias, cls_token' in message
-    assert 'left over dist_token' in message
-    assert 'shape blocks.0.attn.proj.bias (7,) instead of (32,)' in message
+    assert 'missing: blocks.1.norm1.bias, cls_token' in message
+    assert 'unexpected: dist_token' in message
+    assert 'shape: blocks.0.attn.proj.bias (7,) instead of (32,)' in message
 
 
 @pytest.mark.parametrize('shape', [(1, 17, 24), (1, 1, 32), (1, 14, 32)])
@@ -36,7 +36,7 @@ def test_a_position_embedding_that_fits_no_grid_is_refused(shape):
 
 
 def test_a_trunk_of_another_depth_or_width_is_refused():
-    assert 'left over blocks.3' in refusal(ARCH, {**VIT, 'depth': 3}, vit_weights())
+    assert 'unexpected: blocks.3' in refusal(ARCH, {**VIT, 'depth': 3}, vit_weights())
     assert 'shape' in refusal(ARCH, {**VIT, 'embed_dim': 64}, vit_weights())
 
 

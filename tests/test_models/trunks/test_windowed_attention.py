@@ -158,7 +158,9 @@ def test_wrong_windows_are_refused(options, words):
 
 def test_sa2vp_refuses_windows_and_an_hvt_has_none():
     trunk = {**trunk_config(), 'window_size': 2}
-    with pytest.raises(UserError, match='window_size 2 does not suit an SA2VPTuner'):
+    with pytest.raises(
+        UserError, match=r'SA2VPTuner .* windows of 2 .*\(whole_image\); leave trunk.window_size'
+    ):
         build(backbone_config(trunk, dict(type='hstpeft.SA2VPTuner')), seed=None)
     hvt = dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1', window_size=2)
     with pytest.raises(UserError, match="no option 'window_size'"):

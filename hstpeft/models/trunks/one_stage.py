@@ -1,0 +1,67 @@
+"""What trunks share whose blocks are one stage: ViT and HVT.
+
+Shapes: B batch, L tokens, C trunk width.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hstpeft.models.trunks.base import Trunk
+from hstpeft.models.trunks.blocks import apply_norm
+
+
+class OneStageTrunk(Trunk):
+    """A trunk around a timm ViT, whose blocks have one width; each block is an output.
+
+    Attributes:
+        vit: timm's model.
+    """
+
+    vit: nn.Module
+
+    @property
+    def net(self) -> nn.Module:
+        """timm's model."""
+        return self.vit
+
+    def stop_after(self, output: int) -> None:
+        """Count no block behind block ``output``."""
+        self.num_layers = output + 1
+        self.stage_depths = (self.num_layers,)
+
+    def idle_modules(self) -> list[nn.Module]:
+        """Return the blocks that do not run, and then the final norm."""
+        blocks = list(self.vit.blocks[self.num_layers :])
+        return [*blocks, self.vit.norm] if blocks else []
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """Apply the norm behind the last block to tokens (..., C)."""
+        return apply_norm(self.vit.norm, tokens)
+
+    def block_path(self, index: int) -> str:
+        """Return the name of a block of timm's."""
+        return f'blocks.{index}'
+
+    def description(self) -> dict[str, Any]:
+        """Return heads, activation and eps."""
+        return describe_block(self.block(0))
+
+    def _describe_shape(self) -> None:
+        """Declare what follows from timm's model, once it is built."""
+        self.embed_dims = self.vit.embed_dim
+        self.num_layers = len(self.vit.blocks)
+        self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
+        self.patch_size = self.vit.patch_embed.patch_size
+        self.grid_size = self.vit.patch_embed.grid_size
+        self.output_dims = (self.embed_dims,) * self.num_layers
+        self.output_strides = (self.patch_size,) * self.num_layers
+
+
+def describe_block(block: nn.Module) -> dict[str, Any]:
+    """Return what decides the function of a block of timm's beside its tensors."""
+    return {
+        'num_heads': block.attn.num_heads,
+        'act': type(block.mlp.act).__name__,
+        'eps': block.norm1.eps,
+    }
