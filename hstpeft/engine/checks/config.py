@@ -93,14 +93,15 @@ def _copies(cfg: Config, name: str) -> list[str]:
 
 def _width_copies(model: Mapping, width: int | Sequence[int] | None) -> list[str]:
     """List the keys of a model that hold the width of its trunk, or the widths of its stages."""
-    values = [width]
-    if isinstance(width, int):
-        values.append([width] * 4)
-    elif width and 'neck' not in model:  # heads read single stages
-        values += width
-    readers = {'model': {key: value for key, value in model.items() if key != 'backbone'}}
-    found = [*_named('in_channels', readers), *_named('out_channels', readers)]
-    return [key for key, value in found if value in values]
+    backbone = model.get('backbone') or {}
+    if 'side_dims' in (backbone.get('tuner') or {}):  # its maps are the tuner's
+        return []
+    values = [width, [width] * 4] if isinstance(width, int) else [width]
+    readers = {'neck'} & model.keys() or model.keys() - {'backbone'}
+    parts = {'model': {key: value for key, value in model.items() if key != 'backbone'}}
+    found = [*_named('in_channels', parts), *_named('out_channels', parts)]
+    first = {f'model.{reader}.in_channels' for reader in readers}
+    return [key for key, value in found if key in first or value in values]
 
 
 def _named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any]]:

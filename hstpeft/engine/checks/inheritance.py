@@ -61,8 +61,9 @@ class Chain(NamedTuple):
 def check_inheritance(path: Path, cfg: Config) -> None:
     """Refuse what a config file or a base of it sets to no effect.
 
-    Helper variables are free. Refused are a key that a base has been composed from already, a part
-    of the model that is named and not composed, and a misspelt key of the runner.
+    Helper variables are free, and so is a part by itself, for others may read what it sets.
+    Refused are a key that a base has been composed from already, a part of the model that is named
+    and not composed, and a misspelt key of the runner.
 
     Args:
         path: A config. Bases that are no ``.py`` on this disk are not looked into.
@@ -71,6 +72,8 @@ def check_inheritance(path: Path, cfg: Config) -> None:
     Raises:
         UserError: Names the file, the key, its value and the remedy.
     """
+    if 'model' not in cfg:
+        return
     chain = read_chain(path, RUNNER_KEYS)
     for setting in chain.idle:
         key = setting.key
