@@ -31,7 +31,6 @@ def follow(body: Sequence[ast.stmt], needed: Set[str]) -> FileUse:
         names, base_keys = _loaded(statement)
         if isinstance(statement, ast.Delete):
             deleted |= names
-            live -= names
             continue
         file.keys.update(stored - deleted)
         if _EVERY_KEY not in needed:
@@ -39,8 +38,6 @@ def follow(body: Sequence[ast.stmt], needed: Set[str]) -> FileUse:
             file.idle.extend((key, _written(statement, key)) for key in sorted(idle))
             if isinstance(statement, ast.Assign) and stored and stored.isdisjoint(live):
                 continue
-        if isinstance(statement, ast.Assign):
-            live -= stored
         live |= names
         file.reads.update(names)
         file.base_reads.update(base_keys)
