@@ -1,10 +1,10 @@
-"""The one exception that means: the user can mend this."""
+"""The one exception that means: the user can fix this; and the checks that raise it most."""
 
 import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(ValueError):
@@ -22,6 +22,34 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean '{close[0]}'?"
     shown = ', '.join(known[:20])
     return f'known: {shown}' + (f' and {len(known) - 20} more' if len(known) > 20 else '')
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Raise unless an option has one of its known values; the message gives the nearest one."""
+    if value not in known:
+        raise UserError(f'{name} {value!r} is unknown: {nearest(str(value), known)}')
+
+
+def check_names(name: str, values: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that an option lists; raise unless each is known and stands there once."""
+    names = (values,) if isinstance(values, str) else tuple(values)
+    for value in names:
+        check_choice(name, value, known)
+    if not names or len(set(names)) != len(names):
+        raise UserError(f'{name} {names} must name at least one of {tuple(known)}, each once')
+    return names
+
+
+def check_least(name: str, value: float, least: float) -> None:
+    """Raise unless a number is at least as large as it must be."""
+    if value < least:
+        raise UserError(f'{name} {value} must be at least {least}')
+
+
+def check_rate(name: str, value: float) -> None:
+    """Raise unless a rate of dropping is from 0 to below 1."""
+    if not 0 <= value < 1:
+        raise UserError(f'{name} {value} must be from 0 to below 1')
 
 
 @contextlib.contextmanager

@@ -84,8 +84,8 @@ lock_env() {
 
 check_space() {
   local free used=0 need
-  read -r _ _ _ free _ < <(df -Pm "$(dirname "$ENV")" | tail -n 1)
-  [[ ! -d "$ENV" ]] || read -r used _ < <(du -sm "$ENV" 2>/dev/null)
+  read -r _ _ _ free _ < <(df -P -B 1000000 "$(dirname "$ENV")" | tail -n 1)
+  [[ ! -d "$ENV" ]] || read -r used _ < <(du -s -B 1000000 "$ENV" 2>/dev/null)
   need=$((NEED_MB - used > 1500 ? NEED_MB - used : 1500))
   ((free >= need)) || die "disk full: $(dirname "$ENV") has $free MB free, the installation needs $need MB"
 }

@@ -7,7 +7,7 @@ Runs every case (`<system>/<case>.json` with its `.npz`) under a folder, prints 
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import sys
 import warnings
@@ -18,14 +18,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hstpeft.oracle.case import Case, UnknownArgument
-
-SYSTEMS = {
-    'arc': 'tools.reference_checks.arc',
-    'hma': 'tools.reference_checks.hma',
-    'hst': 'tools.reference_checks.hst',
-    'hvt': 'tools.reference_checks.hvt',
-    'sa2vp': 'tools.reference_checks.sa2vp',
-}
 
 
 def is_case(path: Path) -> bool:
@@ -47,9 +39,10 @@ def check(path: Path, dtype: torch.dtype) -> tuple[float, float]:
     """
     case = Case(path, dtype)
     system = case.meta['system']
-    if system not in SYSTEMS:
+    name = f'tools.reference_checks.{system}'
+    if not str(system).isidentifier() or importlib.util.find_spec(name) is None:
         raise UnknownArgument(f'system {system!r} is not in hstpeft yet')
-    module = importlib.import_module(SYSTEMS[system])
+    module = importlib.import_module(name)
     model = module.build(case).to(dtype)
     model.train(case.mode == 'train')
     return case.compare(module.run(case, model))

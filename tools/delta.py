@@ -20,9 +20,8 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from hstpeft.apis import init_model
-from hstpeft.delta import load_checkpoint, publishable, save_delta
+from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.merge import merge as merge_model
-from hstpeft.engine.checkpoint import describe
 from hstpeft.engine.launch import OptionAction
 from hstpeft.errors import UserError, one_line_errors
 
@@ -52,8 +51,7 @@ def export(options: argparse.Namespace) -> None:
     """Write a delta as safetensors, with its metadata as JSON beside it."""
     if options.output.suffix != '.safetensors':
         raise UserError(f'OUT {options.output} must end in .safetensors')
-    checkpoint = load_checkpoint(options.file)
-    delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+    delta = make_delta(load_checkpoint(options.file))
     size = save_delta(delta, options.output)
     sidecar = options.output.with_suffix('.json')
     sidecar.write_text(json.dumps(delta['meta'], indent=2) + '\n')
@@ -64,8 +62,7 @@ def import_(options: argparse.Namespace) -> None:
     """Turn an exported delta into one that mmengine's tools load."""
     if options.output.suffix != '.pth':
         raise UserError(f'OUT {options.output} must end in .pth')
-    checkpoint = load_checkpoint(options.file)
-    delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+    delta = make_delta(load_checkpoint(options.file))
     print(f'{options.output} ({save_delta(delta, options.output):,} bytes)')
 
 

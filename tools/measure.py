@@ -27,6 +27,7 @@ from rich.table import Table
 
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError, one_line_errors
+from tools.memory import peak_mb
 
 TOOLS = Path(__file__).resolve().parent
 COLUMNS = {
@@ -136,7 +137,7 @@ def call(
     spent = {
         'cpu_seconds': usage.ru_utime + usage.ru_stime,
         'wall_seconds': time.perf_counter() - start,
-        'peak_mb': usage.ru_maxrss / 1000,
+        'peak_mb': peak_mb(usage),
     }
     if ledger is not None:
         ledger.write_text(json.dumps([*(before or []), spent]))

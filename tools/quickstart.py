@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hstpeft.errors import UserError, one_line_errors
+from tools.memory import peak_mb
 
 NAMES = {'hst': 'HST', 'linear': 'linear probe'}
 CONFIGS = {
@@ -74,7 +75,7 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UserError(f'{last} (whole log: {log})')
-    return usage.ru_maxrss / 1024
+    return peak_mb(usage)
 
 
 def train_and_test(method: str, config: Path, work_dir: Path, env: dict[str, str]) -> Result:

@@ -18,7 +18,7 @@ from mmengine.dist import is_main_process
 
 from hstpeft.engine import end_process_group
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
+from hstpeft.engine.launch import build_runner, common_parser, prepare
 from hstpeft.errors import one_line_errors
 from hstpeft.visualization import PicturesHook
 
@@ -49,7 +49,6 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     with one_line_errors('test.py'):
         cfg = load_config(options.config, options.cfg_options)
         prepare(cfg, options)
-        check_readable(options.checkpoint)
         cfg.load_from, cfg.resume = options.checkpoint, False
         pictures = PicturesHook(options.show_dir) if options.show_dir else None
         runner = build_runner(cfg, ('test_dataloader',))

@@ -6,6 +6,7 @@ python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--dry-run] [--cfg
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,7 +16,7 @@ from mmengine.logging import print_log
 
 from hstpeft.engine import end_process_group, latest_checkpoint
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import build_runner, check_readable, common_parser, prepare
+from hstpeft.engine.launch import build_runner, common_parser, prepare
 from hstpeft.errors import UserError, one_line_errors
 
 
@@ -91,15 +92,25 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
             else hook
             for hook in cfg.custom_hooks
         ]
-    if options.resume == 'auto':
-        newest = latest_checkpoint(cfg.work_dir)
-        if newest is None:
-            print_log(f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch')
-        cfg.resume, cfg.load_from = newest is not None, str(newest) if newest else cfg.load_from
-    elif options.resume:
+    if options.resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, options.resume
-    if cfg.get('load_from'):
-        check_readable(cfg.load_from)
+
+
+def resume_newest(cfg: Config) -> dict[str, Any] | None:
+    """Let training go on from the newest readable checkpoint of the work folder, in place.
+
+    Returns:
+        What that checkpoint holds; None if there is none, so that training starts as without
+        ``--resume``.
+    """
+    found = latest_checkpoint(cfg.work_dir)
+    if found is None:
+        print_log(f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch')
+        cfg.resume = False
+        return None
+    path, checkpoint = found
+    cfg.resume, cfg.load_from = True, str(path)
+    return checkpoint
 
 
 def shorten(cfg: Config) -> None:
@@ -121,7 +132,12 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors('train.py'):
         cfg = load_config(options.config, options.cfg_options)
         apply_options(cfg, options)
-        build_runner(cfg, ('train_dataloader', 'val_dataloader')).train()
+        build_runner(
+            cfg,
+            ('train_dataloader', 'val_dataloader'),
+            # In no variable, which would keep it in memory until training has ended.
+            resume_newest(cfg) if options.resume == 'auto' else None,
+        ).train()
     end_process_group()
 
 

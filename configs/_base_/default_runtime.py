@@ -1,11 +1,6 @@
+# What every host and every schedule shares; default_hooks and log_processor are the schedule's, which
+# knows whether it counts epochs or iterations.
 default_scope = 'mmpretrain'
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=10),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-)
 custom_hooks = [
     dict(type='hstpeft.CheckpointGuardHook'),
     dict(type='hstpeft.RNGStateHook'),
@@ -21,7 +16,6 @@ env_cfg = dict(
 model_wrapper_cfg = dict(type='hstpeft.DeviceAwareDDP')
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='mmpretrain.UniversalVisualizer', vis_backends=vis_backends)
-log_processor = dict(by_epoch=True)
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -8,13 +8,11 @@ _base_ = [
 ]
 model = dict(
     # The official recipe takes ImageNet's mean and deviation, not the weights' own (127.5).
-    data_preprocessor=dict(
-        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
-    ),
+    data_preprocessor=_base_.imagenet_norm,
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
     head=dict(
         num_classes=_base_.num_classes,
-        in_channels=768,
+        in_channels=_base_.embed_dims,
         # The method starts with a head of zeros.
         init_cfg=dict(_delete_=True, type='Constant', layer='Linear', val=0.0),
     ),

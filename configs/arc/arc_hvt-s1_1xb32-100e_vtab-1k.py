@@ -13,7 +13,7 @@ model = dict(
     backbone=dict(trunk=dict(**_base_.trunk, weights=weights), tuner=_base_.tuner),
     head=dict(
         num_classes=_base_.num_classes,
-        in_channels=384,
+        in_channels=_base_.embed_dims,
         # The method starts with a head of zeros.
         init_cfg=dict(_delete_=True, type='Constant', layer='Linear', val=0.0),
     ),

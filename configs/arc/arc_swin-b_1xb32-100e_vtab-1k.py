@@ -14,5 +14,5 @@ model = dict(
         tuner=dict(_base_.tuner, drop_rate=0.5),
         out_type='avg_featmap',
     ),
-    head=dict(num_classes=_base_.num_classes, in_channels=1024),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.stage_dims[-1]),
 )

@@ -15,7 +15,7 @@ model = dict(
         out_indices=[0, 1, 2, 3],
         out_norm=True,
     ),
-    neck=dict(in_channels=[128, 256, 512, 1024]),
+    neck=dict(in_channels=_base_.stage_dims),
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),
         mask_head=dict(num_classes=_base_.num_classes),

@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
     head=dict(
         num_classes=_base_.num_classes,
-        in_channels=192,
+        in_channels=_base_.embed_dims,
         # The method starts with a head of zeros.
         init_cfg=dict(_delete_=True, type='Constant', layer='Linear', val=0.0),
     ),

@@ -1,22 +1,2 @@
-_base_ = [
-    '../_base_/tasks/semantic-fpn-small.py',
-    '../_base_/trunks/vit-ti16_augreg-in21k-in1k.py',
-    '../_base_/tuners/arc.py',
-    '../_base_/datasets/camvid.py',
-    '../_base_/schedules/dense_300i.py',
-    '../_base_/default_runtime_mmseg_iters.py',
-]
-model = dict(
-    data_preprocessor=dict(
-        mean=_base_.img_norm.mean, std=_base_.img_norm.std, seg_pad_val=_base_.ignore_index
-    ),
-    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='featmap'),
-    neck=dict(
-        _delete_=True,
-        type='hstpeft.SimpleFeaturePyramid',
-        in_channels=192,
-        out_channels=128,
-    ),
-    decode_head=dict(num_classes=_base_.num_classes, ignore_index=_base_.ignore_index),
-)
-default_hooks = dict(checkpoint=dict(interval=100))
+_base_ = ['../frozen/frozen_vit-ti16_semantic-fpn_1xb4-300i_camvid.py', '../_base_/tuners/arc.py']
+model = dict(backbone=dict(tuner=_base_.tuner))

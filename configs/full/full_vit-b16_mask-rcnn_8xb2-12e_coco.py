@@ -2,6 +2,7 @@ _base_ = [
     '../_base_/tasks/mask-rcnn.py',
     '../_base_/trunks/vit-b16_augreg-in21k.py',
     '../_base_/tuners/full.py',
+    '../_base_/necks/simple-feature-pyramid.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/detection_1x.py',
     '../_base_/default_runtime_mmdet.py',
@@ -13,10 +14,10 @@ model = dict(
     ),
     neck=dict(
         _delete_=True,
-        type='hstpeft.SimpleFeaturePyramid',
-        in_channels=768,
-        out_channels=256,
-        num_outs=5,
+        **_base_.neck,
+        in_channels=_base_.embed_dims,
+        out_channels=_base_.model.neck.out_channels,
+        num_outs=_base_.model.neck.num_outs,
     ),
     roi_head=dict(
         bbox_head=dict(num_classes=_base_.num_classes),

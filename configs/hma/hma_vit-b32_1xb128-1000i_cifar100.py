@@ -9,7 +9,7 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(_base_.img_norm, to_rgb=False),
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
-    head=dict(num_classes=_base_.num_classes, in_channels=768),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.embed_dims),
 )
 # Officially CIFAR-100 is resized and flipped, nothing else.
 pipeline = [
@@ -20,6 +20,4 @@ pipeline = [
 train_dataloader = dict(
     batch_size=128, sampler=dict(type='InfiniteSampler'), dataset=dict(pipeline=pipeline)
 )
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
-log_processor = dict(by_epoch=False)
 del pipeline

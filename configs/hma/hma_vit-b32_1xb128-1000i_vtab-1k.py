@@ -9,8 +9,6 @@ _base_ = [
 model = dict(
     data_preprocessor=_base_.img_norm,
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
-    head=dict(num_classes=_base_.num_classes, in_channels=768),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.embed_dims),
 )
 train_dataloader = dict(batch_size=128, sampler=dict(type='InfiniteSampler'))
-default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1000))
-log_processor = dict(by_epoch=False)

@@ -10,5 +10,7 @@ model = dict(
     data_preprocessor=_base_.img_norm,
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
     # From zero the memories of a class would stay equal to each other.
-    head=dict(num_classes=_base_.num_classes, in_channels=192, global_memory_init='normal'),
+    head=dict(
+        num_classes=_base_.num_classes, in_channels=_base_.embed_dims, global_memory_init='normal'
+    ),
 )

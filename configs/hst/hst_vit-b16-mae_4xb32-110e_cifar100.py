@@ -1,14 +1,5 @@
-_base_ = [
-    '../_base_/tasks/cls-mixup.py',
-    '../_base_/trunks/vit-b16_mae.py',
-    '../_base_/tuners/hst.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/hst_cifar100.py',
-    '../_base_/default_runtime.py',
-]
+_base_ = './hst_vit-b16_4xb32-110e_cifar100.py'
 model = dict(
-    data_preprocessor=dict(_base_.img_norm, num_classes=_base_.num_classes, to_rgb=False),
-    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
-    neck=dict(type='hstpeft.PooledNorm', in_channels=_base_.tuner.side_dims[-1]),
-    head=dict(num_classes=_base_.num_classes, in_channels=_base_.tuner.side_dims[-1]),
+    data_preprocessor=dict(_base_.imagenet_norm, to_rgb=False),
+    backbone=dict(trunk=dict(weights='mae')),
 )

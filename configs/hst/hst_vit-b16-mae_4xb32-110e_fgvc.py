@@ -1,16 +1,4 @@
-_base_ = [
-    '../_base_/tasks/cls-mixup.py',
-    '../_base_/trunks/vit-b16_mae.py',
-    '../_base_/tuners/hst.py',
-    '../_base_/datasets/fgvc.py',
-    '../_base_/schedules/hst_fgvc.py',
-    '../_base_/default_runtime.py',
-]
-model = dict(
-    data_preprocessor=dict(num_classes=_base_.num_classes, **_base_.img_norm),
-    backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
-    neck=dict(type='hstpeft.PooledNorm', in_channels=_base_.tuner.side_dims[-1]),
-    head=dict(num_classes=_base_.num_classes, in_channels=_base_.tuner.side_dims[-1]),
-)
+_base_ = './hst_vit-b16_4xb32-110e_fgvc.py'
+model = dict(data_preprocessor=_base_.imagenet_norm, backbone=dict(trunk=dict(weights='mae')))
 # The official recipe takes this rate for every set when the trunk is MAE's.
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

@@ -2,6 +2,7 @@ _base_ = [
     '../_base_/tasks/cls.py',
     '../_base_/trunks/vit-b16_augreg-in21k.py',
     '../_base_/tuners/hst.py',
+    '../_base_/necks/pooled-norm.py',
     '../_base_/datasets/vtab-1k.py',
     '../_base_/schedules/hst_vtab-1k.py',
     '../_base_/default_runtime.py',
@@ -13,7 +14,7 @@ model = dict(
         trunk=dict(**_base_.trunk, arch_options=dict(drop_path_rate=drop_path)),
         tuner=dict(**_base_.tuner, side_drop_path_rate=drop_path),
     ),
-    neck=dict(type='hstpeft.PooledNorm', in_channels=_base_.tuner.side_dims[-1]),
+    neck=dict(**_base_.neck, in_channels=_base_.tuner.side_dims[-1]),
     head=dict(num_classes=_base_.num_classes, in_channels=_base_.tuner.side_dims[-1]),
 )
 del drop_path

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/ade20k.py',
     '../_base_/schedules/upernet_160k.py',
-    '../_base_/default_runtime_mmseg_iters.py',
+    '../_base_/default_runtime_mmseg.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -13,4 +13,3 @@ model = dict(
     auxiliary_head=dict(in_channels=_base_.tuner.side_dims[2], num_classes=_base_.num_classes),
     test_cfg=dict(mode='slide', crop_size=_base_.crop_size, stride=(341, 341)),
 )
-default_hooks = dict(checkpoint=dict(interval=16000))

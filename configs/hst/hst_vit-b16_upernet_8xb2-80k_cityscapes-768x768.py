@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/cityscapes.py',
     '../_base_/schedules/upernet_80k.py',
-    '../_base_/default_runtime_mmseg_iters.py',
+    '../_base_/default_runtime_mmseg.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),

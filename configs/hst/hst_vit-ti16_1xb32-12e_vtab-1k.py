@@ -2,6 +2,7 @@ _base_ = [
     '../_base_/tasks/cls.py',
     '../_base_/trunks/vit-ti16_augreg-in21k-in1k.py',
     '../_base_/tuners/hst.py',
+    '../_base_/necks/pooled-norm.py',
     '../_base_/datasets/vtab-1k.py',
     '../_base_/schedules/12e_adamw.py',
     '../_base_/default_runtime.py',
@@ -9,6 +10,6 @@ _base_ = [
 model = dict(
     data_preprocessor=_base_.img_norm,
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner),
-    neck=dict(type='hstpeft.PooledNorm', in_channels=_base_.tuner.side_dims[-1]),
+    neck=dict(**_base_.neck, in_channels=_base_.tuner.side_dims[-1]),
     head=dict(num_classes=_base_.num_classes, in_channels=_base_.tuner.side_dims[-1]),
 )

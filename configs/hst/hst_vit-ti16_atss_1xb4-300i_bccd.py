@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/bccd.py',
     '../_base_/schedules/dense_300i.py',
-    '../_base_/default_runtime_mmdet_iters.py',
+    '../_base_/default_runtime_mmdet.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -12,4 +12,3 @@ model = dict(
     neck=dict(in_channels=_base_.tuner.side_dims),
     bbox_head=dict(num_classes=_base_.num_classes),
 )
-default_hooks = dict(checkpoint=dict(interval=100))

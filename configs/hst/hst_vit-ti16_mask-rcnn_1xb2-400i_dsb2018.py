@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/dsb2018.py',
     '../_base_/schedules/dense_400i.py',
-    '../_base_/default_runtime_mmdet_iters.py',
+    '../_base_/default_runtime_mmdet.py',
 ]
 model = dict(
     data_preprocessor=dict(mean=_base_.img_norm.mean, std=_base_.img_norm.std),
@@ -15,4 +15,3 @@ model = dict(
         mask_head=dict(num_classes=_base_.num_classes),
     ),
 )
-default_hooks = dict(checkpoint=dict(interval=100))

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/tuners/hst-dense.py',
     '../_base_/datasets/camvid.py',
     '../_base_/schedules/dense_300i.py',
-    '../_base_/default_runtime_mmseg_iters.py',
+    '../_base_/default_runtime_mmseg.py',
 ]
 model = dict(
     data_preprocessor=dict(
@@ -14,4 +14,3 @@ model = dict(
     neck=dict(in_channels=_base_.tuner.side_dims),
     decode_head=dict(num_classes=_base_.num_classes, ignore_index=_base_.ignore_index),
 )
-default_hooks = dict(checkpoint=dict(interval=100))

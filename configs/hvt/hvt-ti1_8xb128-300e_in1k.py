@@ -13,6 +13,6 @@ model = dict(
         trunk=dict(**_base_.trunk, arch_options=dict(drop_path_rate=drop_path)),
         tuner=_base_.tuner,
     ),
-    head=dict(num_classes=_base_.num_classes, in_channels=192),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.embed_dims),
 )
 del drop_path

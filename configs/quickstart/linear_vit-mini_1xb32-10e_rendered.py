@@ -9,6 +9,6 @@ _base_ = [
 model = dict(
     data_preprocessor=_base_.img_norm,
     backbone=dict(trunk=_base_.trunk, tuner=_base_.tuner, out_type='cls_token'),
-    head=dict(num_classes=_base_.num_classes, in_channels=96),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.embed_dims),
 )
 train_cfg = dict(val_interval=1)

@@ -13,7 +13,7 @@ model = dict(
         tuner=dict(_base_.tuner, inner_dims=_base_.inner_dims, mixing_weight=_base_.mixing_weight),
         out_type='avg_featmap',
     ),
-    head=dict(num_classes=_base_.num_classes, in_channels=1024),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.stage_dims[-1]),
 )
 # 40 for specialised and structured tasks.
 train_dataloader = dict(batch_size=_base_.batch_size)

@@ -18,6 +18,6 @@ model = dict(
         ),
         out_type='cls_token',
     ),
-    head=dict(num_classes=_base_.num_classes, in_channels=768),
+    head=dict(num_classes=_base_.num_classes, in_channels=_base_.embed_dims),
 )
 train_dataloader = dict(batch_size=_base_.batch_size)

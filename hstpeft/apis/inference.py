@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.dataset import Compose
 from mmengine.dataset.utils import default_collate
 from mmengine.model import BaseModel
-from mmpretrain.registry import TRANSFORMS
+from mmengine.registry import TRANSFORMS, init_default_scope
 from rich.progress import track
 
 from hstpeft.errors import UserError
@@ -75,6 +75,8 @@ def _sources(inputs: Any) -> list[Path | np.ndarray]:
 
 def _pipelines(model: BaseModel) -> tuple[Compose, Compose]:
     """Split the config's test pipeline into loading and the rest."""
+    # Another model may have been built since.
+    init_default_scope(model.cfg.get('default_scope', 'mmpretrain'))
     transforms = [TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline]
     kinds = [type(transform).__name__ for transform in transforms]
     first = kinds.index('LoadImageFromFile') + 1 if 'LoadImageFromFile' in kinds else 0

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 import hstpeft
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checkpoint import check_checkpoint
-from hstpeft.engine.checks.channels import check_channels
+from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError, nearest
 
@@ -88,7 +88,7 @@ def init_model(
         cfg = load_config(config, cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     model = MODELS.build(cfg.model)
-    check_channels(model)
+    check_model(model)
     model.dataset_meta = {}
     if checkpoint is not None:
         loaded = load_checkpoint(checkpoint)

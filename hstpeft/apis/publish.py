@@ -3,8 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from hstpeft.delta import load_checkpoint, publishable, save_delta
-from hstpeft.engine.checkpoint import describe
+from hstpeft.delta import load_checkpoint, make_delta, save_delta
 from hstpeft.errors import UserError
 
 
@@ -21,7 +20,6 @@ def publish(checkpoint: str | Path, output: str | Path) -> Path:
     output = Path(output)
     if output.suffix not in ('.safetensors', '.pth'):
         raise UserError(f'output {output} must end in .safetensors or .pth')
-    loaded = load_checkpoint(checkpoint)
-    save_delta(publishable(loaded, **describe(loaded['state_dict'])), output)
+    save_delta(make_delta(load_checkpoint(checkpoint)), output)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     return output.rename(output.with_name(f'{output.stem}-{digest[:8]}{output.suffix}'))

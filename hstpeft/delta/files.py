@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hstpeft.delta.identity import decode_identity
 from hstpeft.errors import UserError
+from hstpeft.version import __version__
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
@@ -52,27 +54,44 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     return checkpoint
 
 
-def publishable(checkpoint: Mapping[str, Any], **meta: Any) -> dict[str, Any]:
-    """Cut a checkpoint down to a delta: its state dict and plain metadata.
+def make_delta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a delta out of a checkpoint: its state dict and plain metadata, nothing of the run.
 
     Args:
-        checkpoint: What `load_checkpoint` or a runner gives.
-        meta: Plain values to add to the metadata.
+        checkpoint: What `load_checkpoint` or a runner gives; only ``state_dict`` is needed.
 
     Returns:
-        ``{'state_dict': tensors, 'meta': JSON-like values}``.
+        ``{'state_dict': tensors, 'meta': JSON-like values}``; the metadata are those of
+        `describe`, and ``epoch``, ``iter`` and ``dataset_meta`` where the checkpoint has them.
+
+    Raises:
+        UserError: The checkpoint is not one of hstpeft.
     """
     state = {key: value.detach().cpu() for key, value in checkpoint['state_dict'].items()}
     old = checkpoint.get('meta', {})
-    kept = {key: old[key] for key in ('epoch', 'iter', 'dataset_meta', 'versions') if key in old}
-    return {'state_dict': state, 'meta': json.loads(json.dumps({**kept, **meta}))}
+    kept = {key: old[key] for key in ('epoch', 'iter', 'dataset_meta') if key in old}
+    return {'state_dict': state, 'meta': json.loads(json.dumps({**kept, **describe(state)}))}
+
+
+def describe(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Say what a state dict belongs to: ``trunk``, ``tuner``, and the ``versions`` that are running.
+
+    Raises:
+        UserError: It holds no identity of a trunk.
+    """
+    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
+    if len(extra) != 1:
+        raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
+    identity = decode_identity(extra[0])
+    versions = {'hstpeft': __version__, 'torch': torch.__version__}
+    return {'trunk': identity.trunk, 'tuner': identity.words, 'versions': versions}
 
 
 def save_delta(delta: Mapping[str, Any], path: str | os.PathLike) -> int:
     """Write a delta atomically, as ``.pth`` or, by the suffix, as ``.safetensors``.
 
     Args:
-        delta: ``state_dict`` and ``meta`` as `publishable` makes them.
+        delta: ``state_dict`` and ``meta`` as `make_delta` makes them.
         path: File to write; folders are made.
 
     Returns:

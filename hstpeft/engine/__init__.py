@@ -1,8 +1,8 @@
 """Hooks, optimiser and distributed parts; importing this registers them."""
 
 from hstpeft.engine.checkpoint import CheckpointGuardHook, DeltaHook, latest_checkpoint
-from hstpeft.engine.checks.channels import check_channels
-from hstpeft.engine.checks.datasets import DataCheckHook
+from hstpeft.engine.checks.data_hook import DataCheckHook
+from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.distributed import DeviceAwareDDP, end_process_group, init_process_group
 from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
 from hstpeft.engine.report import ParameterTableHook
@@ -17,7 +17,7 @@ __all__ = [
     'DeviceAwareDDP',
     'ParameterTableHook',
     'RNGStateHook',
-    'check_channels',
+    'check_model',
     'end_process_group',
     'init_process_group',
     'latest_checkpoint',

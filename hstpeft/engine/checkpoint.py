@@ -1,6 +1,7 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import master_only
@@ -9,11 +10,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
-from hstpeft.delta.identity import check_identity, decode_identity
+from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
+from hstpeft.delta.identity import check_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
-from hstpeft.version import __version__
 
 _IDENTITY = 'backbone._extra_state'
 
@@ -96,29 +96,19 @@ class DeltaHook(Hook):
         checkpoint = {'state_dict': model.state_dict(), 'meta': meta}
         # EMAHook puts the averaged weights into it here, as into every checkpoint.
         runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
-        delta = publishable(checkpoint, **describe(checkpoint['state_dict']))
+        delta = make_delta(checkpoint)
         path = Path(runner.work_dir) / 'delta.pth'
         size = save_delta(delta, path)
         runner.logger.info(f'delta: {path}, {size / 1e6:.2f} MB')
 
 
-def describe(state_dict: dict[str, torch.Tensor]) -> dict:
-    """Make a delta's metadata from its state dict."""
-    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
-    if len(extra) != 1:
-        raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
-    identity = decode_identity(extra[0])
-    versions = {'hstpeft': __version__, 'torch': torch.__version__}
-    return {'trunk': identity.trunk, 'tuner': identity.words, 'versions': versions}
-
-
-def latest_checkpoint(work_dir: str | Path) -> Path | None:
-    """Find the newest readable training checkpoint of a work folder.
+def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the newest training checkpoint of a work folder that can be read.
 
     A file that a kill or a full disk left incomplete is skipped, and said so.
 
     Returns:
-        Its path, or None if there is no checkpoint at all.
+        Its path and what it holds, or None if there is no checkpoint at all.
 
     Raises:
         UserError: There are checkpoints, but none can be read.
@@ -127,11 +117,9 @@ def latest_checkpoint(work_dir: str | Path) -> Path | None:
     paths.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
     for path in paths:
         try:
-            load_checkpoint(path)
+            return path, load_checkpoint(path)
         except UserError as error:
             print_log(f'skipped: {error}', logger='current', level=30)
-        else:
-            return path
     if paths:
         raise UserError(f'none of the {len(paths)} checkpoints in {work_dir} can be read')
     return None

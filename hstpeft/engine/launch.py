@@ -12,7 +12,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.checks.channels import check_channels
+from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
@@ -67,26 +67,26 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
-def build_runner(cfg: Config, loaders: Sequence[str] = ()) -> Runner:
-    """Start the process group if need be, and build the runner.
+def build_runner(
+    cfg: Config, loaders: Sequence[str] = (), checkpoint: dict[str, Any] | None = None
+) -> Runner:
+    """Check what a config names, start the process group if need be, and build the runner.
 
     Args:
         cfg: Config of the run.
-        loaders: Data loaders whose paths are looked up before the model is built; those of other
-            loaders are when the loader is.
+        loaders: The data loaders that the run uses: their paths are looked up first of all.
+        checkpoint: What ``cfg.load_from`` holds, if it has been read; else it is read here. The
+            runner loads that object: the file is read once.
 
     Raises:
-        UserError: The work folder cannot be written, a path of the data does not exist, a config
-            dict does not fit its class, or the heads do not fit the backbone.
+        UserError: A path of the data does not exist, the checkpoint cannot be read, the work
+            folder cannot be written, a config type or option is unknown to its registry, or the
+            heads do not fit the backbone's maps.
     """
     check_paths(cfg, loaders)
-    work_dir = Path(cfg.work_dir)
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {work_dir} cannot be made: {error}') from error
-    if not os.access(work_dir, os.W_OK):
-        raise UserError(f'--work-dir {work_dir} is not writable')
+    if checkpoint is None and cfg.get('load_from'):
+        checkpoint = load_checkpoint(cfg.load_from)
+    _make_work_dir(Path(cfg.work_dir))
     init_process_group(cfg.launcher)
     try:
         runner = CheckedRunner.from_cfg(cfg)
@@ -96,14 +96,16 @@ def build_runner(cfg: Config, loaders: Sequence[str] = ()) -> Runner:
         if 'registry' in text or 'unexpected keyword argument' in text:
             raise UserError(f'config: {text}') from error
         raise
-    check_channels(runner.model)
+    check_model(runner.model)
+    if checkpoint is not None:
+        runner.checkpoints[cfg.load_from] = checkpoint
     return runner
 
 
-def check_readable(path: str) -> None:
-    """Raise if a checkpoint cannot be read safely, before mmengine tries it unsafely.
-
-    Raises:
-        UserError: Names the file and the reason.
-    """
-    load_checkpoint(path)
+def _make_work_dir(work_dir: Path) -> None:
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--work-dir {work_dir} cannot be made: {error}') from error
+    if not os.access(work_dir, os.W_OK):
+        raise UserError(f'--work-dir {work_dir} is not writable')

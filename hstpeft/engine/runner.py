@@ -1,28 +1,49 @@
-"""mmengine's runner, with errors that a user can act upon."""
+"""mmengine's runner, with errors that a user can act upon, and checkpoints that run nothing."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
-from mmengine.registry import DATASETS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import load_from_local as mmengine_reader
 from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader
 
-from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
-from hstpeft.engine.checks.paths import check_paths, dataset_configs
-from hstpeft.errors import UserError
+from hstpeft.delta import load_checkpoint
+from hstpeft.engine.checks.loaders import check_loader, explained
 
-BUILD_ERRORS = (AssertionError, KeyError, OSError, TypeError, ValueError)
-"""What hosts and mmengine raise for data that they cannot read."""
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class CheckedRunner(Runner):
-    """A `Runner` that says in one line what is wrong with a data set.
+    """A `Runner` that says in one line what is wrong with a data set, and reads checkpoints safely.
 
-    It does so when it builds the loader, which is before any hook runs: mmengine itself breaks off
-    while it packs no records, and an infinite sampler looks for the first one for ever.
+    Attributes:
+        checkpoints: What has been read already, by path: it is not read again. Each is let go
+            when it is loaded.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.checkpoints: dict[str, dict[str, Any]] = {}
+        super().__init__(*args, **kwargs)
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint or a delta from the disk as mmengine does, but run nothing that it holds.
+
+        Its tensors stay on the CPU, whatever ``map_location`` says: whoever takes them copies them
+        to a device of their own.
+
+        Raises:
+            UserError: The file is missing, damaged, or holds more than plain data.
+        """
+
+        def load_from_local(path: str, map_location: Any) -> dict[str, Any]:
+            checkpoint = self.checkpoints.pop(path, None) or load_checkpoint(path)
+            checkpoint.get('meta', {}).pop('config', None)  # `Runner.resume` runs its text
+            return checkpoint
+
+        with _local_reader(load_from_local):
+            return super().load_checkpoint(filename, *args, **kwargs)
 
     def build_dataloader(
         self, dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
@@ -30,61 +51,30 @@ class CheckedRunner(Runner):
         """Build a loader as mmengine does.
 
         Raises:
-            UserError: A path does not exist, the data set is empty or smaller than the only batch,
-                or a host cannot read it.
+            UserError: The data set is empty or smaller than the only batch, or a host cannot read
+                it.
         """
         named = [name for name in _LOADERS if getattr(self, f'_{name}') is dataloader]
         name = named[0] if named else 'dataloader'
-        check_paths(self.cfg, named)
-        try:
+        with explained(name, dataloader):
             loader = super().build_dataloader(dataloader, seed, diff_rank_seed)
             if _goes_beyond_end(loader.dataset):
                 whole = {k: v for k, v in dataloader.items() if k != 'num_batch_per_epoch'}
                 loader = super().build_dataloader(whole, seed, diff_rank_seed)
-        except UserError:
-            raise
-        except BUILD_ERRORS as error:
-            raise build_error(name, dataloader, error) from error
-        for key, dataset in datasets_in(f'{name}.dataset', loader.dataset):
-            check_not_empty(key, dataset)
-        _check_batches(name, loader)
+        check_loader(name, loader)
         return loader
 
 
-def _check_batches(name: str, loader: DataLoader) -> None:
-    """Raise if all images are in the one incomplete batch that ``drop_last`` drops."""
-    batches = loader.batch_sampler
-    drops = getattr(batches, 'drop_last', False)
-    # An infinite sampler has a length too, but goes on.
-    if not drops or isinstance(batches.sampler, InfiniteSampler) or len(batches):
-        return
-    count = len(batches.sampler)
-    raise UserError(
-        f'{name}.batch_size {batches.batch_size} is more than the {count} images that a process '
-        f'has, and drop_last=True leaves out the incomplete batch, the only one: set batch_size to '
-        f'at most {count}, or drop_last=False'
-    )
+@contextmanager
+def _local_reader(reader: Callable[[str, Any], dict[str, Any]]) -> Iterator[None]:
+    """Let mmengine read local checkpoints by a function; its own falls back to running a pickle."""
+    CheckpointLoader.register_scheme('', reader, force=True)
+    try:
+        yield
+    finally:
+        CheckpointLoader.register_scheme('', mmengine_reader, force=True)
 
 
 def _goes_beyond_end(dataset: Any) -> bool:
     """Whether ``num_batch_per_epoch`` asks for more images than there are, in vain."""
     return isinstance(dataset, _SlicedDataset) and len(dataset) > len(dataset._dataset)
-
-
-def build_error(name: str, loader: dict[str, Any], error: Exception) -> UserError:
-    """Say what an error of `BUILD_ERRORS` means for the data loader that could not be built.
-
-    Raises:
-        UserError: The data set is empty.
-    """
-    if 'need at least one array' in str(error):  # what packing no records says
-        _explain_empty(name, loader)
-    return UserError(
-        f'{name} cannot be built: {type(error).__name__}: {error} (HSTPEFT_TRACEBACK=1 shows where)'
-    )
-
-
-def _explain_empty(name: str, loader: dict[str, Any]) -> None:
-    """Build the data sets once more, with records unpacked, and raise for the empty one."""
-    for key, cfg in dataset_configs(f'{name}.dataset', loader['dataset']):
-        check_not_empty(key, DATASETS.build({**cfg, 'serialize_data': False}))

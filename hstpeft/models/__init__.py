@@ -3,34 +3,10 @@
 Heads and classifiers, which need mmpretrain, are imported by themselves (`hstpeft.registry`).
 """
 
-from hstpeft.models.backbones import TunedBackbone
-from hstpeft.models.necks import PooledNorm, SimpleFeaturePyramid
-from hstpeft.models.trunks import HVTTrunk, SwinTrunk, Trunk, ViTTrunk
-from hstpeft.models.tuners import (
-    ARCTuner,
-    FrozenTuner,
-    FullTuner,
-    HSTTuner,
-    LoRATuner,
-    MemoryTokensTuner,
-    SA2VPTuner,
-    Tuner,
-)
+from hstpeft.models import backbones, necks, trunks, tuners
+from hstpeft.models.backbones import *  # noqa: F403
+from hstpeft.models.necks import *  # noqa: F403
+from hstpeft.models.trunks import *  # noqa: F403
+from hstpeft.models.tuners import *  # noqa: F403
 
-__all__ = [
-    'ARCTuner',
-    'FrozenTuner',
-    'FullTuner',
-    'HSTTuner',
-    'HVTTrunk',
-    'LoRATuner',
-    'MemoryTokensTuner',
-    'PooledNorm',
-    'SA2VPTuner',
-    'SimpleFeaturePyramid',
-    'SwinTrunk',
-    'Trunk',
-    'TunedBackbone',
-    'Tuner',
-    'ViTTrunk',
-]
+__all__ = [*backbones.__all__, *necks.__all__, *trunks.__all__, *tuners.__all__]

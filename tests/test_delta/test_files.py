@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from hstpeft.delta import files, load_checkpoint, publishable, save_delta
+from hstpeft.delta import files, load_checkpoint, make_delta, save_delta
+from hstpeft.delta.identity import Identity, encode_identity
 from hstpeft.errors import UserError
 from tests.support.models import build, classifier_config
 
@@ -18,7 +19,8 @@ SUFFIXES = ['.pth', '.safetensors']
 
 def delta(seed: int = 0) -> dict:
     state = build(classifier_config(), seed=seed).state_dict()
-    return publishable({'state_dict': state, 'meta': {'epoch': 3}}, dataset='cifar', accuracy=71.5)
+    meta = {'epoch': 3, 'dataset_meta': {'classes': ('cat', 'dog')}}
+    return make_delta({'state_dict': state, 'meta': meta})
 
 
 def assert_same(a: dict, b: dict) -> None:
@@ -57,16 +59,37 @@ def test_safetensors_are_byte_stable_over_save_load_save(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_publishable_keeps_the_delta_and_plain_metadata_only():
-    checkpoint = {
-        'state_dict': {'a': torch.ones(2, requires_grad=True)},
-        'optimizer': {'state': {}},
-        'meta': {'epoch': 2, 'iter': 5, 'cfg': 'import os', 'hostname': 'secret', 'seed': 1},
+def test_a_delta_is_the_state_dict_and_plain_metadata_only():
+    state = {
+        'a': torch.ones(2, requires_grad=True),
+        'backbone._extra_state': encode_identity(Identity('random', 'a' * 64, 'HSTTuner')),
     }
-    small = publishable(checkpoint, classes=('cat', 'dog'))
+    checkpoint = {
+        'state_dict': state,
+        'optimizer': {'state': {}},
+        'meta': {
+            'epoch': 2, 'iter': 5, 'dataset_meta': {'classes': ('cat', 'dog')},
+            'cfg': 'import os', 'hostname': 'secret', 'seed': 1,
+        },
+    }  # fmt: skip
+    small = make_delta(checkpoint)
     assert set(small) == {'state_dict', 'meta'}
-    assert small['meta'] == {'epoch': 2, 'iter': 5, 'classes': ['cat', 'dog']}
+    assert small['state_dict'].keys() == state.keys()
     assert not small['state_dict']['a'].requires_grad
+    versions = small['meta'].pop('versions')
+    assert versions.keys() == {'hstpeft', 'torch'}
+    assert small['meta'] == {
+        'epoch': 2, 'iter': 5, 'dataset_meta': {'classes': ['cat', 'dog']},
+        'trunk': 'random', 'tuner': 'HSTTuner',
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('count', [0, 2])
+def test_no_delta_is_made_without_the_identity_of_one_trunk(count):
+    identity = encode_identity(Identity('random', 'a' * 64, 'HSTTuner'))
+    state = {f'part{index}._extra_state': identity for index in range(count)}
+    with pytest.raises(UserError, match='not one of hstpeft'):
+        make_delta({'state_dict': {'weight': torch.ones(1), **state}})
 
 
 @pytest.mark.parametrize('suffix', SUFFIXES)

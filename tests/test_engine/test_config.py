@@ -85,6 +85,55 @@ def test_parts_of_the_model_are_named_with_what_follows(key, target):
     assert refusal(make({}), key) == f'set {target}'
 
 
+WIDTHS = {
+    'classification': (dict(head=dict(in_channels=192)), 'embed_dims', 192, ['head.in_channels']),
+    'detection on one map': (
+        dict(
+            neck=dict(in_channels=192, out_channels=128),
+            rpn_head=dict(in_channels=128),
+            bbox_head=dict(in_channels=128),
+        ),
+        'embed_dims', 192, ['neck.in_channels'],
+    ),
+    'segmentation on one map': (
+        dict(
+            neck=dict(in_channels=768, out_channels=768),
+            decode_head=dict(in_channels=[768] * 4, channels=512),
+        ),
+        'embed_dims', 768,
+        ['neck.in_channels', 'decode_head.in_channels', 'neck.out_channels'],
+    ),
+    'segmentation on stages': (
+        dict(decode_head=dict(in_channels=[8, 16]), auxiliary_head=dict(in_channels=8)),
+        'stage_dims', [8, 16], ['decode_head.in_channels', 'auxiliary_head.in_channels'],
+    ),
+    'detection on stages': (
+        dict(neck=dict(in_channels=[8, 16]), rpn_head=dict(in_channels=16)),
+        'stage_dims', [8, 16], ['neck.in_channels'],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('task', WIDTHS)
+def test_width_of_a_trunk_is_found_where_neck_and_heads_have_it(task):
+    parts, key, width, keys = WIDTHS[task]
+    cfg = make(parts, **{key: width})
+    assert refusal(cfg, key) == 'set ' + ' and '.join(f'model.{name}' for name in keys)
+
+
+def test_width_of_a_trunk_is_not_that_of_a_side_network():
+    cfg = make(dict(head=dict(in_channels=72)), embed_dims=192)
+    cfg.model.backbone.tuner = dict(side_dims=[32, 48, 64, 72])
+    assert refusal(cfg, 'embed_dims').endswith('that were made from it')
+
+
+def test_a_neck_and_a_tuner_without_a_part_are_named():
+    cfg = make(dict(neck=dict(type='FPN')), neck=dict(type='FPN'))
+    assert refusal(cfg, 'neck.num_outs') == 'set model.neck.num_outs'
+    cfg.pop('tuner')
+    assert refusal(cfg, 'tuner.rank') == 'set model.backbone.tuner.rank'
+
+
 def test_class_count_that_no_part_has_gets_the_general_hint():
     hint = refusal(make({}), 'num_classes')
     assert hint.endswith('set the keys of model, data loaders or optimiser that were made from it')

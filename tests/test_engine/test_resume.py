@@ -110,7 +110,9 @@ def test_damaged_newest_checkpoint_is_skipped_and_named(leaves, unbroken, tmp_pa
     bad = {'truncated': content[: len(content) // 2], 'empty': b'', 'another': b'no checkpoint'}
     newest.write_bytes(bad[damage])
     if damage != 'truncated':
-        assert latest_checkpoint(work_dir) == work_dir / 'epoch_1.pth'
+        path, checkpoint = latest_checkpoint(work_dir)
+        assert path == work_dir / 'epoch_1.pth'
+        assert tiny.same(checkpoint['state_dict'], tiny.load(path)['state_dict'])
     else:
         run(leaves, work_dir, 'plain', '--resume')
         assert tiny.same(final(unbroken['plain'])['state_dict'], final(work_dir)['state_dict'])

@@ -63,10 +63,15 @@ def test_attributes_other_than_those_of_the_history_are_refused(tmp_path):
         load_checkpoint(tmp_path / 'epoch_1.pth')
 
 
-def test_config_text_in_a_checkpoint_is_not_run(trained, tmp_path, canary):
+@pytest.mark.parametrize('guarded', [True, False])
+def test_config_text_in_a_checkpoint_is_not_run(trained, tmp_path, canary, guarded):
     """mmengine's resume evaluates meta['config'] as a program."""
+    leaf = trained.task.hst
+    if not guarded:
+        leaf = leaf.with_name('unguarded.py')
+        leaf.write_text("_base_ = 'hst_tiny.py'\ncustom_hooks = []\n")
     checkpoint = tiny.load(trained.work_dir / 'epoch_3.pth')
     checkpoint['meta']['config'] = f"import os\nos.system('touch {canary}')\n"
     torch.save(checkpoint, tmp_path / 'epoch_3.pth')
-    tiny.train(trained.task.hst, tmp_path / 'work', '--resume', tmp_path / 'epoch_3.pth')
+    tiny.train(leaf, tmp_path / 'work', '--resume', tmp_path / 'epoch_3.pth')
     assert not canary.exists()

@@ -41,6 +41,23 @@ def test_the_json_holds_what_was_trained_and_what_it_took(measured):
     assert result['attempts'] == 1
 
 
+# In a small process of its own: the peak of a child is at least what its parent holds.
+PEAK = """
+import os, subprocess, sys
+from tools.memory import peak_mb
+for code in ("pass", "text = 'x' * 400_000_000"):
+    process = subprocess.Popen([sys.executable, '-c', code])
+    print(peak_mb(os.wait4(process.pid, 0)[2]))
+"""
+
+
+def test_a_megabyte_is_a_million_bytes():
+    command = [sys.executable, '-c', PEAK]
+    done = subprocess.run(command, cwd=tiny.ROOT, capture_output=True, text=True, check=True)
+    without, with_text = map(float, done.stdout.split())
+    assert with_text - without == pytest.approx(400, abs=5)
+
+
 def test_a_measured_run_is_read_and_not_repeated(measured, trained):
     out, _ = measured
     before = (out / 'frozen_tiny' / 'delta.pth').stat().st_mtime_ns

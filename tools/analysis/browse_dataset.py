@@ -24,11 +24,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 from rich.progress import track
 
-from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
+from hstpeft.engine.checks.datasets import datasets_in
+from hstpeft.engine.checks.loaders import check_none_empty, explained
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import OptionAction
-from hstpeft.engine.runner import BUILD_ERRORS, build_error
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.visualization import PictureFolder, build_visualizer, to_picture
 
@@ -49,16 +49,11 @@ def build_dataset(cfg: Config, split: str) -> Any:
     if loader is None:
         raise UserError(f'--split {split}: the config has no {name}')
     check_paths(cfg, [name])
-    try:
+    with explained(name, loader):
         dataset = DATASETS.build(loader.dataset)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
-    except UserError:
-        raise
-    except BUILD_ERRORS as error:
-        raise build_error(name, loader, error) from error
-    for key, part in datasets_in(f'{name}.dataset', dataset):
-        check_not_empty(key, part)
+    check_none_empty(name, dataset)
     return dataset
 
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.apis import init_model
-from hstpeft.delta import check_state_dict, publishable, save_delta
+from hstpeft.delta import check_state_dict, make_delta, save_delta
 from hstpeft.delta.state import frozen_trunk_tensors
-from hstpeft.engine.checkpoint import describe
 from hstpeft.engine.launch import OptionAction
 from hstpeft.errors import UserError, one_line_errors
 
@@ -49,7 +48,7 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
         else:
             model = init_model(options.config, None, 'cpu', options.cfg_options)
             state = to_delta(model, read_official(options.source), split)
-            save_delta(publishable({'state_dict': state}, **describe(state)), options.output)
+            save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')
 
 

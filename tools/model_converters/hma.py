@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.apis import init_model
-from hstpeft.delta import publishable, save_delta
-from hstpeft.engine.checkpoint import describe
+from hstpeft.delta import make_delta, save_delta
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.official.hma import ENCODERS, join_hma, split_hma
 from tools.model_converters.convert import make_parser, read_official, to_delta
@@ -90,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
                 overrides['model.backbone.trunk.weights'] = str(options.own_trunk)
             model = init_model(options.config, None, 'cpu', overrides)
             state = to_delta(model, official, functools.partial(split_for, model))
-            save_delta(publishable({'state_dict': state}, **describe(state)), options.output)
+            save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')
 
 

@@ -11,20 +11,18 @@ from tools.reference_checks.classifier import (
     fill,
     keep_input,
     keep_output,
-    mlp_ratio,
+    keep_stages,
     second_reader,
     trainable,
 )
+from tools.reference_checks.trunks import SWIN_ARGUMENTS, swin_trunk, vit_trunk
 
 _POSITIONS = {'ARC': ('attention', 'mlp'), 'ARC_att': ('attention',)}
 _READ_VIT = {
     'model', 'tuning mode', 'hidden size', 'heads', 'layers', 'mlp size', 'adapter_dim',
     'image size', 'patch size', 'classes', 'all dropout',
 }  # fmt: skip
-_READ_SWIN = {
-    'model', 'tuning mode', 'embed width', 'depths', 'heads', 'window', 'image size', 'patch size',
-    'svd_dim', 'classes', 'mlp ratio', 'qkv bias', 'drop path',
-}  # fmt: skip
+_READ_SWIN = {'model', 'tuning mode', 'svd_dim', 'classes', *SWIN_ARGUMENTS}
 
 
 def is_swin(case: Case) -> bool:
@@ -42,38 +40,14 @@ def build(case: Case) -> nn.Module:
     if a['tuning mode'] not in _POSITIONS:
         raise UnknownArgument(f'tuning mode {a["tuning mode"]!r} is not understood')
     trunk, delta = split_arc(case.weights)
-    if is_swin(case):
-        options = dict(
-            img_size=a['image size'],
-            patch_size=a['patch size'],
-            embed_dim=a['embed width'],
-            depths=tuple(a['depths']),
-            num_heads=tuple(a['heads']),
-            window_size=a['window'],
-            mlp_ratio=a['mlp ratio'],
-            qkv_bias=a['qkv bias'],
-        )
-        trunk_cfg = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
-    else:
-        options = dict(
-            img_size=a['image size'],
-            patch_size=a['patch size'],
-            embed_dim=a['hidden size'],
-            depth=a['layers'],
-            num_heads=a['heads'],
-            mlp_ratio=mlp_ratio(a['mlp size'], a['hidden size']),
-        )
-        trunk_cfg = dict(type='hstpeft.ViTTrunk', arch='vit_base_patch16_224')
     tuner = dict(
         type='hstpeft.ARCTuner',
         positions=_POSITIONS[a['tuning mode']],
         adapter_dims=a['svd_dim'] if is_swin(case) else a['adapter_dim'],
     )
     width = case.weights['head.weight' if is_swin(case) else 'head_mlp.head.weight'].shape[1]
-    model = classifier(
-        dict(**trunk_cfg, arch_options=options, weights=trunk), tuner, a['classes'], width
-    )
-    return fill(model, delta)
+    trunk_cfg = swin_trunk(trunk, a) if is_swin(case) else vit_trunk(trunk, a)
+    return fill(classifier(trunk_cfg, tuner, a['classes'], width), delta)
 
 
 def run(case: Case, model: nn.Module) -> Run:
@@ -81,12 +55,7 @@ def run(case: Case, model: nn.Module) -> Run:
     outputs: dict[str, Tensor] = {}
     trunk = model.backbone.trunk
     if is_swin(case):
-        layers = trunk.swin.layers
-        for stage in range(len(layers)):
-            if stage + 1 < len(layers):
-                keep_output(layers[stage + 1].downsample, outputs, f'stage{stage}')
-            else:
-                keep_input(trunk.swin.norm, outputs, f'stage{stage}')
+        keep_stages(trunk.swin, outputs)
     else:
         keep_input(second_reader(trunk.vit), outputs, 'layer0')
         keep_output(trunk.vit.norm, outputs, 'encoded')

@@ -17,6 +17,7 @@ def classifier(
     width: int,
     out_type: str | None = None,
     head: str = 'LinearClsHead',
+    **parts: Any,
 ) -> nn.Module:
     """Build the classifier that a config would."""
     return MODELS.build(
@@ -26,6 +27,7 @@ def classifier(
                 type='hstpeft.TunedBackbone', trunk=trunk, tuner=tuner, out_type=out_type
             ),
             head=dict(type=head, num_classes=num_classes, in_channels=width),
+            **parts,
         )
     )
 
@@ -47,6 +49,25 @@ def keep_output(module: nn.Module, outputs: dict[str, Tensor], name: str) -> Non
 def keep_input(module: nn.Module, outputs: dict[str, Tensor], name: str) -> None:
     """Put what a module gets under a name."""
     module.register_forward_hook(lambda m, args, output: outputs.update({name: args[0]}))
+
+
+def keep_entries(tuner: nn.Module, at: Mapping[int, str], outputs: dict[str, Tensor]) -> None:
+    """Put the residual stream at the entry of blocks, before the tuner changes it, under names."""
+    change = tuner.before_block
+
+    def watch(index: int, tokens: Tensor) -> Tensor:
+        if index in at:
+            outputs[at[index]] = tokens
+        return change(index, tokens)
+
+    tuner.before_block = watch
+
+
+def keep_stages(swin: nn.Module, outputs: dict[str, Tensor]) -> None:
+    """Put the outputs of a Swin's stages, patch merging included, under ``stage0`` and so on."""
+    for stage, layer in enumerate(swin.layers[1:]):
+        keep_output(layer.downsample, outputs, f'stage{stage}')
+    keep_input(swin.norm, outputs, f'stage{len(swin.layers) - 1}')
 
 
 def mlp_ratio(hidden: int, width: int) -> float:

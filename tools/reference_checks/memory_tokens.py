@@ -11,10 +11,10 @@ from tools.reference_checks.classifier import (
     fill,
     keep_input,
     keep_output,
-    mlp_ratio,
     second_reader,
     trainable,
 )
+from tools.reference_checks.trunks import vit_trunk
 
 _READ = {
     'model', 'mem_type', 'add_mem_num', 'width', 'heads', 'depth', 'image size', 'patch size',
@@ -30,26 +30,14 @@ def build(case: Case) -> nn.Module:
     if unknown or a['global_pool'] not in _OUT_TYPES:
         raise UnknownArgument(f'arguments {sorted(unknown) or "global_pool"} are not understood')
     trunk, delta = split_memory_tokens(case.weights)
-    # The official arguments do not name it; the weights show it.
-    hidden, width = trunk['blocks.0.mlp.fc1.weight'].shape
-    options = dict(
-        img_size=a['image size'],
-        patch_size=a['patch size'],
-        embed_dim=a['width'],
-        depth=a['depth'],
-        num_heads=a['heads'],
-        mlp_ratio=mlp_ratio(hidden, width),
-        global_pool=a['global_pool'],
-    )
+    width = trunk['blocks.0.mlp.fc1.weight'].shape[1]
     tuner = dict(
         type='hstpeft.MemoryTokensTuner', mode=a['mem_type'], num_memory_tokens=a['add_mem_num']
     )
     tuner['train_cls_token'] = any(
         k == 'cls_token' and free for k, _, free in case.meta['parameters']
     )
-    trunk_cfg = dict(
-        type='hstpeft.ViTTrunk', arch='vit_base_patch16_224', arch_options=options, weights=trunk
-    )
+    trunk_cfg = vit_trunk(trunk, a, global_pool=a['global_pool'])
     model = classifier(trunk_cfg, tuner, a['classes'], width, _OUT_TYPES[a['global_pool']])
     return fill(model, delta)
 

@@ -11,6 +11,7 @@ from hstpeft.official.sa2vp import (
 )
 from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import classifier, fill, keep_input, keep_output, trainable
+from tools.reference_checks.trunks import swin_trunk, vit_trunk
 
 _READ_VIT = {
     'model', 'version', 'hidden size', 'heads', 'mlp size', 'layers', 'image size', 'patch size',
@@ -48,27 +49,10 @@ def build(case: Case) -> nn.Module:
             raise UnknownArgument('cross-attention heads that are not those of the third stage')
         # The official code counts by sixes, whatever the depth.
         tuner['exchange_indices'] = tuple(range(0, a['depths'][2], 6))
-        options = dict(
-            img_size=a['image size'],
-            patch_size=a['patch size'],
-            embed_dim=a['embed width'],
-            depths=tuple(a['depths']),
-            num_heads=tuple(a['heads']),
-            window_size=a['window'],
-        )
-        trunk_cfg = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
+        trunk_cfg = swin_trunk(trunk, a)
     else:
         if a['version'] not in _VERSIONS:
             raise UnknownArgument(f'version {a["version"]!r} is not understood')
-        options = dict(
-            img_size=_pixels(a),
-            patch_size=a['patch size'],
-            embed_dim=a['hidden size'],
-            depth=a['layers'],
-            num_heads=a['heads'],
-            # timm rounds the product of ratio and width down.
-            mlp_ratio=(a['mlp size'] + 0.5) / a['hidden size'],
-        )
         tuner |= dict(
             accelerated=_VERSIONS[a['version']],
             exchange_indices=a['layers with base-to-prompt adaptation'],
@@ -77,8 +61,7 @@ def build(case: Case) -> nn.Module:
         heads = 1 if tuner['accelerated'] else a['heads']
         if a['cross-attention heads'] != heads:
             raise UnknownArgument(f'{a["cross-attention heads"]} cross-attention heads')
-        trunk_cfg = dict(type='hstpeft.ViTTrunk', arch='vit_base_patch16_224')
-    trunk_cfg |= dict(arch_options=options, weights=trunk)
+        trunk_cfg = vit_trunk(trunk, {**a, 'image size': _pixels(a)})
     width = case.weights['class_head.weight'].shape[1]
     model = classifier(trunk_cfg, tuner, a['classes'], width, head='hstpeft.TwoBranchClsHead')
     return fill(model, delta)

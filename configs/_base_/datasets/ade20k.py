@@ -1,54 +1,41 @@
 # ADE20K, 150 classes, crops of 512 x 512; label 0 of the files is "other" and ignored.
 #   ADE20K_ROOT   folder with images/{training,validation} and annotations/{training,validation}
+_base_ = './common/segmentation.py'
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}'
 num_classes = 150
 crop_size = (512, 512)
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='hstpeft.CheckSegMap', num_classes=num_classes),
-]
+load, load_map, check, resize, crop, flip, pack = _base_.train_pipeline
+load_map = dict(load_map, reduce_zero_label=True)
+check = dict(check, num_classes=num_classes)
 train_pipeline = [
-    *load,
-    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-    dict(type='mmseg.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
+    load,
+    load_map,
+    check,
+    dict(resize, scale=(2048, 512), ratio_range=(0.5, 2.0)),
+    dict(crop, crop_size=crop_size),
+    flip,
     dict(type='mmseg.PhotoMetricDistortion'),
-    dict(type='mmseg.PackSegInputs'),
+    pack,
 ]
-# The ground truth is loaded after the resize, for it keeps its size. mmseg's inference functions drop
-# it by this very name, without a prefix.
-test_pipeline = [
-    load[0],
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    *load[1:],
-    dict(type='mmseg.PackSegInputs'),
-]
+test_resize = dict(_base_.test_pipeline[1], scale=(2048, 512))
+test_pipeline = [load, test_resize, load_map, check, pack]
 dataset = dict(type='mmseg.ADE20KDataset', data_root=data_root)
-loader = dict(num_workers=4, persistent_workers=False)
 train_dataloader = dict(
     batch_size=2,
+    num_workers=4,
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
 )
 val_dataloader = dict(
-    batch_size=1,
+    num_workers=4,
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline,
-        test_mode=True,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
-del load, dataset, loader
+del load, load_map, check, resize, crop, flip, pack, test_resize, dataset

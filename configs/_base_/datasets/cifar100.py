@@ -1,5 +1,6 @@
 # CIFAR-100 at 224 x 224 with timm's default augmentation; mmpretrain's data set downloads it. Its
 # images are RGB already, so a leaf sets to_rgb=False.
+_base_ = './common/classification.py'
 num_classes = 100
 train_pipeline = [
     dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
@@ -20,32 +21,8 @@ test_pipeline = [
     dict(type='Resize', scale=(224, 224), backend='pillow', interpolation='bicubic'),
     dict(type='PackInputs'),
 ]
-loader = dict(
-    batch_size=32,
-    num_workers=4,
-    persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
-)
-train_dataloader = dict(
-    dataset=dict(
-        type='mmpretrain.CIFAR100',
-        data_root='data/cifar100',
-        split='train',
-        pipeline=train_pipeline,
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    drop_last=True,
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
-)
-val_dataloader = dict(
-    dataset=dict(
-        type='mmpretrain.CIFAR100', data_root='data/cifar100', split='test', pipeline=test_pipeline
-    ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
-)
+dataset = dict(type='mmpretrain.CIFAR100', data_root='data/cifar100')
+train_dataloader = dict(dataset=dict(split='train', pipeline=train_pipeline, **dataset))
+val_dataloader = dict(dataset=dict(split='test', pipeline=test_pipeline, **dataset))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-del loader, train_pipeline, test_pipeline
+del dataset, train_pipeline, test_pipeline

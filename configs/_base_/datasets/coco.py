@@ -1,56 +1,54 @@
 # COCO 2017, 80 classes, boxes; images fit into 1333 x 800.
 #   COCO_ROOT   folder with annotations/instances_{train,val}2017.json, train2017 and val2017
+_base_ = './common/detection.py'
 data_root = '{{$COCO_ROOT:data/coco}}'
 num_classes = 80
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True),
-]
-pack = [dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
 resize = dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)
-train_pipeline = [*load, resize, *pack]
-test_pipeline = [
-    load[0],
-    resize,
-    load[1],
-    dict(
-        type='mmdet.PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
-dataset = dict(type='mmdet.CocoDataset', data_root=data_root)
-loader = dict(num_workers=2, persistent_workers=False)
+load, load_boxes, *_, pack = _base_.train_pipeline
+train_pipeline = [load, load_boxes, resize, dict(type='mmdet.RandomFlip', prob=0.5), pack]
+load, _, *rest = _base_.test_pipeline
+test_pipeline = [load, resize, *rest]
 train_dataloader = dict(
-    batch_size=2,
+    num_workers=2,
     dataset=dict(
-        **dataset,
+        data_root=data_root,
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
-        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        filter_cfg=dict(min_size=32),
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='DefaultSampler'),
     batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'),
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
 )
 val_dataloader = dict(
-    batch_size=1,
+    num_workers=2,
     dataset=dict(
-        **dataset,
+        data_root=data_root,
         ann_file='annotations/instances_val2017.json',
         data_prefix=dict(img='val2017/'),
         pipeline=test_pipeline,
-        test_mode=True,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='mmdet.CocoMetric',
-    ann_file=f'{data_root}/annotations/instances_val2017.json',
-    metric='bbox',
-)
+val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
-del load, pack, resize, dataset, loader
+# The shorter side from 480 to 800, for half of the images after a crop (the augmentation of DETR,
+# https://arxiv.org/abs/2005.12872); coco_ms.py and coco_instance_ms.py take it.
+sides = range(480, 801, 32)
+resize = dict(
+    type='RandomChoiceResize',
+    scales=[(1333, side) for side in sides],
+    resize_type='mmdet.Resize',
+    keep_ratio=True,
+)
+crop = [
+    dict(resize, scales=[(1333, side) for side in (400, 500, 600)]),
+    dict(
+        type='mmdet.RandomCrop',
+        crop_type='absolute_range',
+        crop_size=(384, 600),
+        allow_negative_crop=True,
+    ),
+]
+multi_scale = dict(type='RandomChoice', transforms=[[resize], [*crop, resize]])
+del load, load_boxes, _, pack, rest, sides, resize, crop

@@ -6,15 +6,10 @@ if not _base_.has_masks:
         f'{_base_.data_root}/annotations/train.json has annotations without segmentation: '
         'take a detector that needs boxes only'
     )
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True),
-]
-train_pipeline = [*load, *_base_.train_pipeline[2:]]
-test_pipeline = [load[0], _base_.test_pipeline[1], load[1], _base_.test_pipeline[3]]
+train_pipeline = [_base_.train_pipeline[0], _base_.load_masks, *_base_.train_pipeline[2:]]
+test_pipeline = [*_base_.test_pipeline[:2], _base_.load_masks, _base_.test_pipeline[3]]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 val_evaluator = dict(metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
-del load

@@ -6,6 +6,7 @@
 import colorsys
 import pathlib
 
+_base_ = './common/segmentation.py'
 data_root = '{{$SEGMENTATION_ROOT:data/segmentation}}'
 size = int('{{$SEGMENTATION_SIZE:128}}')
 file = pathlib.Path(data_root, 'classes.txt')
@@ -36,26 +37,13 @@ if len(suffixes) != 1:
         f'{", ".join(suffixes) or "none"}: put them there, or convert some'
     )
 img_scale = (2 * size, size)
-load = [
-    dict(type='LoadImageFromFile'),
-    # By this bare name mmseg's inference drops it; mmseg's default scope finds the same class.
-    dict(type='LoadAnnotations'),
-    dict(type='hstpeft.CheckSegMap', num_classes=num_classes),
-]
-train_pipeline = [
-    *load,
-    dict(type='RandomResize', scale=img_scale, ratio_range=(0.75, 1.5), keep_ratio=True),
-    dict(type='mmseg.RandomCrop', crop_size=(size, size), cat_max_ratio=0.75),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='mmseg.PackSegInputs'),
-]
-# The ground truth is loaded after the resize, for it keeps its size.
-test_pipeline = [
-    load[0],
-    dict(type='Resize', scale=img_scale, keep_ratio=True),
-    *load[1:],
-    dict(type='mmseg.PackSegInputs'),
-]
+load, load_map, check, resize, crop, flip, pack = _base_.train_pipeline
+check = dict(check, num_classes=num_classes)
+resize = dict(resize, scale=img_scale)
+crop = dict(crop, crop_size=(size, size))
+train_pipeline = [load, load_map, check, resize, crop, flip, pack]
+test_resize = dict(_base_.test_pipeline[1], scale=img_scale)
+test_pipeline = [load, test_resize, load_map, check, pack]
 dataset = dict(
     type='mmseg.BaseSegDataset',
     data_root=data_root,
@@ -63,31 +51,22 @@ dataset = dict(
     img_suffix=suffixes[0],
     seg_map_suffix='.png',
 )
-loader = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
-    batch_size=4,
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='img_dir/train', seg_map_path='ann_dir/train'),
         pipeline=train_pipeline,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='DefaultSampler'),
     drop_last=True,
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
 )
 val_dataloader = dict(
-    batch_size=1,
     dataset=dict(
         **dataset,
         data_prefix=dict(img_path='img_dir/val', seg_map_path='ann_dir/val'),
         pipeline=test_pipeline,
-        test_mode=True,
     ),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmseg.IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
-del colorsys, pathlib, file, hues, suffixes, load, dataset, loader
+del colorsys, pathlib, file, hues, suffixes
+del load, load_map, check, resize, crop, flip, pack, test_resize, dataset

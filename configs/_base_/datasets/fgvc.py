@@ -3,6 +3,7 @@
 #   FGVC_TASK   cub, nabirds, flowers, cars or dogs
 #   FGVC_ROOT   folder that holds the task folders
 # The papers train on train.json and report test.json; never choose an epoch by it.
+_base_ = './common/classification.py'
 fgvc_task = '{{$FGVC_TASK:cub}}'
 fgvc_sets = dict(
     cub=(200, 'images'),
@@ -36,25 +37,9 @@ dataset = dict(
     num_classes=num_classes,
     on_bad_image='error',
 )
-loader = dict(
-    batch_size=32,
-    num_workers=4,
-    persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
-)
-train_dataloader = dict(
-    dataset=dict(ann_file='train.json', pipeline=train_pipeline, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    drop_last=True,
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
-)
+train_dataloader = dict(dataset=dict(ann_file='train.json', pipeline=train_pipeline, **dataset))
 val_dataloader = dict(
-    dataset=dict(ann_file='test.json', test_mode=True, pipeline=test_pipeline, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
+    dataset=dict(ann_file='test.json', test_mode=True, pipeline=test_pipeline, **dataset)
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-del dataset, loader, train_pipeline, test_pipeline, image_folder
+del dataset, train_pipeline, test_pipeline, image_folder

@@ -1,4 +1,5 @@
 # Images that the project renders itself: nothing to download. RENDERED_SIZE is their side in pixels.
+_base_ = './common/classification.py'
 rendered_size = int('{{$RENDERED_SIZE:64}}')
 num_classes = 12
 dataset = dict(
@@ -16,27 +17,15 @@ dataset = dict(
         dict(type='PackInputs'),
     ],
 )
-loader = dict(num_workers=1, persistent_workers=False, collate_fn=dict(type='default_collate'))
-train_dataloader = dict(
-    batch_size=32,
-    dataset=dict(num_samples=1000, seed=1, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    drop_last=True,
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
-)
+train_dataloader = dict(num_workers=1, dataset=dict(num_samples=1000, seed=1, **dataset))
 val_dataloader = dict(
     batch_size=100,
+    num_workers=1,
     dataset=dict(num_samples=500, seed=2, test_mode=True, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
 )
 test_dataloader = dict(
     batch_size=100,
+    num_workers=1,
     dataset=dict(num_samples=1000, seed=3, test_mode=True, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
 )
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-del dataset, loader
+del dataset

@@ -5,6 +5,7 @@
 # it, so never choose an epoch or an option by it.
 import pathlib
 
+_base_ = './common/classification.py'
 vtab_task = '{{$VTAB_TASK:cifar}}'
 vtab_root = '{{$VTAB_ROOT:data/vtab-1k}}'
 vtab_num_classes = dict(
@@ -53,25 +54,7 @@ dataset = dict(
     on_bad_image='error',
     pipeline=pipeline,
 )
-loader = dict(
-    batch_size=32,
-    num_workers=2,
-    persistent_workers=False,
-    collate_fn=dict(type='default_collate'),
-)
-train_dataloader = dict(
-    dataset=dict(ann_file='train800val200.txt', **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    drop_last=True,
-    worker_init_fn=dict(type='hstpeft.seed_worker'),
-    **loader,
-)
-val_dataloader = dict(
-    dataset=dict(ann_file='test.txt', test_mode=True, **dataset),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    **loader,
-)
+train_dataloader = dict(num_workers=2, dataset=dict(ann_file='train800val200.txt', **dataset))
+val_dataloader = dict(num_workers=2, dataset=dict(ann_file='test.txt', test_mode=True, **dataset))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-del pathlib, dataset, loader, pipeline
+del pathlib, dataset, pipeline

@@ -1,6 +1,6 @@
 # For small machines: 12 epochs, one of them warm-up, then cosine per step to 0.
+_base_ = './common/by_epoch.py'
 optim_wrapper = dict(
-    constructor='hstpeft.DeltaOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=5e-3, weight_decay=5e-4),
     paramwise_cfg=dict(flat_decay_mult=0.0, token_decay_mult=0.0),
 )
@@ -10,7 +10,5 @@ param_scheduler = [
         type='CosineAnnealingLR', eta_min=0.0, T_max=11, begin=1, end=12, convert_to_iter_based=True
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=12)
-val_cfg = dict()
-test_cfg = dict()
+train_cfg = dict(max_epochs=12, val_interval=12)
 auto_scale_lr = dict(base_batch_size=32)

@@ -2,6 +2,7 @@
 # at the last rate, 10 epochs of warm-up, cosine. Trained on 2 GPUs x 32. A row is
 # (lr, weight decay, drop path of trunk and side network); tasks outside the table take `default`.
 # Ours differs in one detail: the cosine starts after the warm-up, timm's under it (below 2.5 %).
+_base_ = './common/by_epoch.py'
 vtab_recipes = dict(
     caltech101=(1e-3, 5e-4, 0.1),
     cifar=(1e-2, 5e-4, 0.0),
@@ -26,7 +27,6 @@ vtab_recipes = dict(
 )
 lr, weight_decay, drop_path_rate = vtab_recipes.get('{{$VTAB_TASK:cifar}}', vtab_recipes['default'])
 optim_wrapper = dict(
-    constructor='hstpeft.DeltaOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=lr, weight_decay=weight_decay),
     paramwise_cfg=dict(flat_decay_mult=0.0, token_decay_mult=1.0),
 )
@@ -34,8 +34,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-7 / lr, begin=0, end=10),
     dict(type='CosineAnnealingLR', eta_min=1e-8, T_max=90, begin=10, end=100),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=110, val_interval=10)
-val_cfg = dict()
-test_cfg = dict()
+train_cfg = dict(max_epochs=110, val_interval=10)
 auto_scale_lr = dict(base_batch_size=64)
 del lr, weight_decay

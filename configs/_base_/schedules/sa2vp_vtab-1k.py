@@ -1,6 +1,7 @@
 # The official recipe of SA2VP on VTAB-1k with a ViT: AdamW, 100 epochs, 10 of them warm-up from 0,
 # then cosine to 1e-7, per step; vectors and biases do not decay, prompts do. A row is (inner size,
 # mixing weight, rate, batch); tasks outside the table take `default`.
+_base_ = './common/by_epoch.py'
 NATURAL, SPECIALISED, STRUCTURED = (8, 0.1, 1e-3, 64), (16, 1.5, 1e-3, 40), (32, 1.5, 1e-3, 40)
 vtab_recipes = dict(
     caltech101=NATURAL,
@@ -28,7 +29,6 @@ inner_dims, mixing_weight, lr, batch_size = vtab_recipes.get(
     '{{$VTAB_TASK:cifar}}', vtab_recipes['default']
 )
 optim_wrapper = dict(
-    constructor='hstpeft.DeltaOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=lr, weight_decay=1e-4),
     paramwise_cfg=dict(flat_decay_mult=0.0, token_decay_mult=1.0),
 )
@@ -43,8 +43,6 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=10)
-val_cfg = dict()
-test_cfg = dict()
+train_cfg = dict(max_epochs=100, val_interval=10)
 auto_scale_lr = dict(base_batch_size=batch_size)
 del NATURAL, SPECIALISED, STRUCTURED, lr

@@ -1,4 +1,3 @@
-# No weights were published: train them (configs/hvt), or give a file as
-# --cfg-options model.backbone.trunk.weights=FILE (.pth, .safetensors)
-trunk = dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1')
-img_norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+_base_ = './hvt-s0.py'
+trunk = dict(arch='hvt_ti_1')
+embed_dims = 192

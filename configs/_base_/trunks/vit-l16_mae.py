@@ -1,4 +1,3 @@
-# A timm tag is downloaded on first use; the official mae_pretrain_vit_*.pth do as well:
-# --cfg-options model.backbone.trunk.weights=FILE (.npz, .pth, .safetensors)
-trunk = dict(type='hstpeft.ViTTrunk', arch='vit_large_patch16_224', weights='mae')
-img_norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+_base_ = './vit-b16_mae.py'
+trunk = dict(arch='vit_large_patch16_224')
+embed_dims = 1024

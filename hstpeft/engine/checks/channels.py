@@ -6,7 +6,6 @@ Only attributes that a host's class declares are compared; what it does not decl
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from hstpeft.errors import UserError
@@ -37,7 +36,6 @@ def check_channels(model: nn.Module) -> None:
         UserError: ``in_channels`` or ``in_index`` do not fit, or the neck leaves a map with an
             ``out_norm`` unread; names the key, the maps and the value to set.
     """
-    model = model.module if is_model_wrapper(model) else model
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, TunedBackbone):
         return

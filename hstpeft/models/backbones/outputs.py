@@ -83,6 +83,8 @@ class SideMaps:
 class TrunkOutputs:
     """The outputs of blocks or stages, in the form that ``out_type`` names.
 
+    The trunk runs no block behind the last of them.
+
     Args:
         trunk: Gives them.
         tuner: May have put tokens into them.
@@ -121,7 +123,7 @@ class TrunkOutputs:
         self.norms = nn.ModuleDict(
             {str(index): nn.LayerNorm(dims) for index, dims in normed if index != self._last}
         )
-        trunk.stop_after(self.indices[-1])
+        trunk.stop_after(self.indices[-1], pools=self.out_type == 'avg_featmap')
 
     def read_indices(self) -> tuple[int, ...]:
         """Return the outputs of the trunk that are needed."""

@@ -1,4 +1,4 @@
-"""From a map to a normalised vector, for classification.
+"""From a map or a vector to a normalised vector, for classification.
 
 Shapes: B batch, D channels, H W cells.
 """
@@ -13,10 +13,10 @@ from hstpeft.registry import MODELS
 
 @MODELS.register_module()
 class PooledNorm(nn.Module):
-    """Mean over the last map, then BatchNorm without affine parameters (HST's classifier).
+    """Mean over the last map, then BatchNorm without affine parameters (HST, AdaptFormer).
 
     Args:
-        in_channels: D of the last map.
+        in_channels: D of the last map or vector.
         eps: Added to the variance.
     """
 
@@ -25,12 +25,13 @@ class PooledNorm(nn.Module):
         self.norm = nn.BatchNorm1d(in_channels, eps=eps, affine=False)
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[Tensor]:
-        """Turn maps, the last being (B, D, H, W), into a vector (B, D).
+        """Turn maps, the last being (B, D, H, W) or a vector (B, D), into a vector (B, D).
 
         Raises:
             UserError: A training batch of one image, for which batch statistics do not exist.
         """
-        pooled = feats[-1].mean(dim=(2, 3))
+        last = feats[-1]
+        pooled = last.mean(dim=(2, 3)) if last.dim() == 4 else last
         if self.training and len(pooled) == 1:
             raise UserError(
                 "neck: a training batch of 1 image has no batch statistics: set the loader's "

@@ -16,6 +16,7 @@ from hstpeft.models.trunks.places import Places
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 CAPABILITIES = {
+    'front_tokens': 'tokens before the patches that every patch reads',
     'token_sequence': 'tokens in one sequence that may be lengthened',
     'one_stage': 'blocks of one width on one grid',
     'stages': 'stages of blocks that attend in windows',
@@ -107,8 +108,13 @@ class Trunk(nn.Module, ABC):
         """
 
     @abstractmethod
-    def stop_after(self, output: int) -> None:
-        """Count no block behind an output: it does not run, so nothing is to be built for it."""
+    def stop_after(self, output: int, pools: bool) -> None:
+        """Count no block behind an output: it does not run, so nothing is to be built for it.
+
+        Args:
+            output: The last one that is wanted.
+            pools: Whether outputs are averaged by `pool`.
+        """
 
     @abstractmethod
     def idle_modules(self) -> list[nn.Module]:
@@ -147,6 +153,12 @@ class Trunk(nn.Module, ABC):
     def cls_token(self) -> nn.Parameter | None:
         """The class token, if there is one."""
         return getattr(self.net, 'cls_token', None)
+
+    @property
+    def block_dims(self) -> tuple[int, ...]:
+        """Width of each block that runs."""
+        pairs = zip(self.stage_depths, self.stage_dims, strict=True)
+        return tuple(dims for depth, dims in pairs for _ in range(depth))
 
     def output_grid(self, index: int, grid: tuple[int, int]) -> tuple[int, int]:
         """Return the grid of output ``index`` for an image that was embedded to ``grid``."""

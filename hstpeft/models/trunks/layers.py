@@ -22,7 +22,12 @@ BLOCK_LAYERS = {
     'fc2': 'mlp.fc2',
 }
 """By role, the place of a layer inside a block of timm's, in the order in which they run."""
-OUTER_LAYERS = {'patch': 'patch_embed.proj', 'patch_norm': 'patch_embed.norm', 'final_norm': 'norm'}
+OUTER_LAYERS = {
+    'patch': 'patch_embed.proj',
+    'patch_norm': 'patch_embed.norm',
+    'final_norm': 'norm',
+    'pool_norm': 'fc_norm',
+}
 """By role, the place of a layer before or behind the blocks."""
 
 

@@ -16,24 +16,27 @@ class OneStageTrunk(Trunk):
 
     Attributes:
         vit: timm's model.
+        pools: Whether outputs are averaged by `pool`.
     """
 
     vit: nn.Module
+    pools: bool = True
 
     @property
     def net(self) -> nn.Module:
         """timm's model."""
         return self.vit
 
-    def stop_after(self, output: int) -> None:
-        """Count no block behind block ``output``."""
-        self.num_layers = output + 1
+    def stop_after(self, output: int, pools: bool) -> None:
+        """Count no block behind block ``output``, and the norm behind `pool` only if it pools."""
+        self.num_layers, self.pools = output + 1, pools
         self.stage_depths = (self.num_layers,)
 
     def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, and then the final norm."""
+        """Return the blocks that do not run, then the final norm, and the pool's if it does not."""
         blocks = list(self.vit.blocks[self.num_layers :])
-        return [*blocks, self.vit.norm] if blocks else []
+        final = [self.vit.norm] if blocks else []
+        return [*blocks, *final, *([] if self.pools else [self.vit.fc_norm])]
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm behind the last block to tokens (..., C)."""
@@ -45,10 +48,12 @@ class OneStageTrunk(Trunk):
 
     def description(self) -> dict[str, Any]:
         """Return heads, activation and eps."""
-        return describe_block(self.block(0))
+        return self.block_form
 
     def _describe_shape(self) -> None:
         """Declare what follows from timm's model, once it is built."""
+        # Now, since a tuner may stand on the layers later.
+        self.block_form = describe_block(self.block(0))
         self.embed_dims = self.vit.embed_dim
         self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)

@@ -3,6 +3,7 @@
 Shapes: B batch, C width of a stage, H W pixels, h w grid of a stage. Tokens are (B, h, w, C).
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from hstpeft.models.recompute import recomputed
 from hstpeft.models.trunks.base import Trunk, check_dtype
 from hstpeft.models.trunks.blocks import apply_norm
 from hstpeft.models.trunks.filling import fill
+from hstpeft.models.trunks.front_tokens import attend_with_front, merge_with_front
 from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.one_stage import describe_block
 from hstpeft.models.trunks.places import Places
@@ -45,7 +47,7 @@ class SwinTrunk(Trunk):
             ``img_size`` gives, weights that do not fit.
     """
 
-    capabilities = frozenset({'stages', 'maps'})
+    capabilities = frozenset({'front_tokens', 'stages', 'maps'})
     num_prefix_tokens = 0
     output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')
@@ -62,6 +64,7 @@ class SwinTrunk(Trunk):
         self.frozen_dtype = check_dtype(dtype)
         self.swin = create_swin(arch, dict(arch_options or {}))
         wrap_linears(self.swin.layers)
+        self.block_form = describe_block(self.block(0))
         self.stage_depths = tuple(len(layer.blocks) for layer in self.swin.layers)
         self.stage_dims = tuple(layer.blocks[0].dim for layer in self.swin.layers)
         self.num_layers, self.embed_dims = sum(self.stage_depths), self.stage_dims[-1]
@@ -97,13 +100,25 @@ class SwinTrunk(Trunk):
         tap_indices: Collection[int],
         grid: tuple[int, int] | None = None,
     ) -> dict[int, Tensor]:
-        """Run the stages up to the last tapped one; the one block loop of this trunk family."""
-        taps, index = {}, 0
-        tokens = places.after_embedding(tokens)
+        """Run the stages up to the last tapped one; the one block loop of this trunk family.
+
+        With ``places.num_front_tokens`` the tokens are one sequence (B, T + h * w, C) instead of
+        (B, h, w, C), at every place and in the outputs.
+        """
+        taps, index, front = {}, 0, places.num_front_tokens
+        attention = attend_in_windows
+        tokens = places.after_embedding(tokens.flatten(1, 2) if front else tokens)
         for stage, layer in enumerate(self.swin.layers[: max(tap_indices) + 1]):
-            tokens = layer.downsample(tokens)
+            if front:
+                assert grid, 'front tokens need the grid'
+                own = self.output_grid(stage, grid)
+                before = self.output_grid(max(stage - 1, 0), grid)
+                tokens = merge_with_front(layer.downsample, tokens, before, front)
+                attention = functools.partial(attend_with_front, grid=own, num_front_tokens=front)
+            else:
+                tokens = layer.downsample(tokens)
             for block in layer.blocks:
-                arguments = (block, index, tokens, places)
+                arguments = (block, index, tokens, places, attention)
                 tokens = recomputed(run_swin_block, *arguments, when=self.with_cp)
                 index += 1
             if stage in tap_indices:
@@ -122,7 +137,7 @@ class SwinTrunk(Trunk):
         """Return the grid of stage ``index``: an uneven side counts its rest as a cell."""
         return tuple(-(-side // 2**index) for side in grid)
 
-    def stop_after(self, output: int) -> None:
+    def stop_after(self, output: int, pools: bool) -> None:
         """Count no block behind stage ``output``."""
         self.stage_depths = self.stage_depths[: output + 1]
         self.stage_dims = self.stage_dims[: output + 1]
@@ -161,10 +176,9 @@ class SwinTrunk(Trunk):
 
     def description(self) -> dict[str, Any]:
         """Return heads, activation, eps and windows."""
-        first = self.block(0)
         windows = [block.window_size for _, blocks in self.stages() for block in blocks]
         heads = [blocks[0].attn.num_heads for _, blocks in self.stages()]
-        return {**describe_block(first), 'window_size': windows, 'num_heads': heads}
+        return {**self.block_form, 'window_size': windows, 'num_heads': heads}
 
 
 def attend_in_windows(block: SwinTransformerBlock, normed: Tensor) -> Tensor:

@@ -1,22 +1,19 @@
-"""What is learned on top of a trunk: one method a file."""
+"""What is learned on top of a trunk: one method a file.
 
-from hstpeft.models.tuners.arc import ARCTuner
+Every module of this folder is imported and its tuners are listed here, so that a new method needs
+no entry anywhere.
+"""
+
+import inspect
+import pkgutil
+from importlib import import_module
+
 from hstpeft.models.tuners.base import Tuner, check_needs
-from hstpeft.models.tuners.frozen import FrozenTuner
-from hstpeft.models.tuners.full import FullTuner
-from hstpeft.models.tuners.hst import HSTTuner
-from hstpeft.models.tuners.lora import LoRATuner
-from hstpeft.models.tuners.memory_tokens import MemoryTokensTuner
-from hstpeft.models.tuners.sa2vp import SA2VPTuner
 
-__all__ = [
-    'ARCTuner',
-    'FrozenTuner',
-    'FullTuner',
-    'HSTTuner',
-    'LoRATuner',
-    'MemoryTokensTuner',
-    'SA2VPTuner',
-    'Tuner',
-    'check_needs',
-]
+__all__ = ['Tuner', 'check_needs']
+
+for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
+    for _name, _kind in inspect.getmembers(import_module(_module.name), inspect.isclass):
+        if issubclass(_kind, Tuner) and _kind.__module__.startswith(_module.name):
+            globals()[_name] = _kind
+            __all__ += [_name] if _name not in __all__ else []

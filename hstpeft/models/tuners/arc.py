@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
@@ -46,21 +46,10 @@ class ARCTuner(Tuner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        positions = (positions,) if isinstance(positions, str) else tuple(positions)
-        for position in positions:
-            if position not in POSITIONS:
-                raise UserError(
-                    f'tuner.positions {position!r} is unknown: {nearest(position, POSITIONS)}'
-                )
-        if not positions or len(set(positions)) != len(positions):
-            raise UserError(
-                f'tuner.positions {positions} must name each of {POSITIONS} at most once'
-            )
-        if adapter_dims < 1:
-            raise UserError(f'tuner.adapter_dims {adapter_dims} must be at least 1')
-        if not 0 <= drop_rate < 1:
-            raise UserError(f'tuner.drop_rate {drop_rate} must be from 0 to below 1')
-        self.positions, self.adapter_dims, self.drop_rate = positions, adapter_dims, drop_rate
+        self.positions = check_names('tuner.positions', positions, POSITIONS)
+        check_least('tuner.adapter_dims', adapter_dims, 1)
+        check_rate('tuner.drop_rate', drop_rate)
+        self.adapter_dims, self.drop_rate = adapter_dims, drop_rate
 
     def attach(self, trunk: Trunk) -> None:
         """Build a projection per stage and position, a rescaling and bias per block and position."""

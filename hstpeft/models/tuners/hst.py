@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError
+from hstpeft.errors import UserError, check_choice, check_least
 from hstpeft.models.side import STEM_NORMS, SideNetwork
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
@@ -68,10 +68,8 @@ class HSTTuner(Tuner):
         for dims, heads in zip(side_dims, side_heads, strict=True):
             if dims % heads:
                 raise UserError(f'tuner.side_heads {heads} does not divide the side width {dims}')
-        if num_meta_tokens < 1:
-            raise UserError(f'tuner.num_meta_tokens {num_meta_tokens} must be at least 1')
-        if stem_norm not in STEM_NORMS:
-            raise UserError(f'tuner.stem_norm {stem_norm!r} is unknown: use one of {STEM_NORMS}')
+        check_least('tuner.num_meta_tokens', num_meta_tokens, 1)
+        check_choice('tuner.stem_norm', stem_norm, STEM_NORMS)
         self.side_dims, self.side_heads = tuple(side_dims), tuple(side_heads)
         self.map_dims = self.side_dims
         self.side_depths = None if side_depths is None else tuple(side_depths)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
@@ -45,23 +45,12 @@ class LoRATuner(Tuner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        positions = (positions,) if isinstance(positions, str) else tuple(positions)
-        for position in positions:
-            if position not in LINEARS:
-                raise UserError(
-                    f'tuner.positions {position!r} is unknown: {nearest(position, LINEARS)}'
-                )
-        if not positions or len(set(positions)) != len(positions):
-            raise UserError(
-                f'tuner.positions {positions} must name at least one of {LINEARS}, each once'
-            )
-        if rank < 1:
-            raise UserError(f'tuner.rank {rank} must be at least 1')
+        self.positions = check_names('tuner.positions', positions, LINEARS)
+        check_least('tuner.rank', rank, 1)
+        check_rate('tuner.drop_rate', drop_rate)
         if alpha <= 0:
             raise UserError(f'tuner.alpha {alpha} must be above 0')
-        if not 0 <= drop_rate < 1:
-            raise UserError(f'tuner.drop_rate {drop_rate} must be from 0 to below 1')
-        self.positions, self.rank, self.alpha, self.drop_rate = positions, rank, alpha, drop_rate
+        self.rank, self.alpha, self.drop_rate = rank, alpha, drop_rate
 
     @property
     def kind(self) -> str:

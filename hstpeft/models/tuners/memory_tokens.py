@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import check_choice, check_least
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.registry import MODELS
@@ -36,10 +36,8 @@ class MemoryTokensTuner(Tuner):
         self, mode: str = 'prop', num_memory_tokens: int = 5, train_cls_token: bool = True
     ) -> None:
         super().__init__()
-        if mode not in MODES:
-            raise UserError(f'tuner.mode {mode!r} is unknown: {nearest(mode, MODES)}')
-        if num_memory_tokens < 1:
-            raise UserError(f'tuner.num_memory_tokens {num_memory_tokens} must be at least 1')
+        check_choice('tuner.mode', mode, MODES)
+        check_least('tuner.num_memory_tokens', num_memory_tokens, 1)
         self.mode, self.num_memory_tokens = mode, num_memory_tokens
         self.train_cls_token = train_cls_token
 

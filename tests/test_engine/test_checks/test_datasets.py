@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS
 
-from hstpeft.engine.checks import datasets as data_checks
+from hstpeft.engine.checks import data_hook, datasets
+from hstpeft.engine.checks.coco import Categories
 from hstpeft.engine.checks.datasets import check_dataset
 from hstpeft.engine.launch import build_runner
 from hstpeft.errors import UserError, one_line_errors
@@ -239,7 +240,7 @@ def test_what_is_left_out_is_said(tmp_path, boxes):
 def test_of_many_images_an_even_sample_is_looked_up(tmp_path, monkeypatch):
     dataset = DATASETS.build(seg_dataset(write_segmentation(tmp_path, count=9)))
     (tmp_path / 'img_dir' / 'train' / '1.jpg').unlink()
-    monkeypatch.setattr(data_checks, 'MAX_FILES', 3)
+    monkeypatch.setattr(datasets, 'MAX_FILES', 3)
     assert check_dataset('train', dataset) == [], 'images 0, 4 and 8 exist'
     (tmp_path / 'img_dir' / 'train' / '8.jpg').unlink()
     with pytest.raises(UserError, match=r'^train: 1 of 3 images do not exist, .+8\.jpg'):
@@ -248,37 +249,37 @@ def test_of_many_images_an_even_sample_is_looked_up(tmp_path, monkeypatch):
 
 def test_other_processes_raise_what_one_has_found(tmp_path, monkeypatch):
     """Files may be missing on one machine only; the others must not wait for it for ever."""
-    other = data_checks.Outcome(refusal='gone on rank 1')
-    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: [mine, other])
+    other = data_hook.Outcome(refusal='gone on rank 1')
+    monkeypatch.setattr(data_hook, 'all_gather_object', lambda mine: [mine, other])
     root = write_segmentation(tmp_path)
     fails(config(tmp_path / 'work', seg_dataset(root)), 'gone on rank 1')
 
 
 def test_other_processes_hear_of_an_error_that_nobody_expected(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: told.append(mine) or told)
+    monkeypatch.setattr(data_hook, 'all_gather_object', lambda mine: told.append(mine) or told)
     dataset = seg_dataset(write_segmentation(tmp_path))
 
     def check(*_) -> None:
         raise ZeroDivisionError('of rank 0')
 
-    monkeypatch.setattr(data_checks, 'check_dataset', check)
+    monkeypatch.setattr(data_hook, 'check_dataset', check)
     with pytest.raises(ZeroDivisionError, match=r'^of rank 0$'):
         build_runner(config(tmp_path / 'work', dataset)).train()
     assert told[-1].failure == 'ZeroDivisionError: of rank 0'
     told.pop(0)  # what is left came from another process
-    monkeypatch.setattr(data_checks, 'check_dataset', lambda *_: [])
+    monkeypatch.setattr(data_hook, 'check_dataset', lambda *_: [])
     with pytest.raises(RuntimeError, match=r'another process .+: ZeroDivisionError: of rank 0$'):
         build_runner(config(tmp_path / 'again', dataset)).train()
 
 
 def test_annotation_file_is_read_by_the_first_process_for_all(tmp_path, boxes, monkeypatch):
     dataset = box_dataset(boxes(tmp_path))
-    of_rank_0 = data_checks.Categories(3, {1: 'dog', 2: 'cat', 3: 'bird'})
-    gathered = [data_checks.Outcome([of_rank_0])]
-    monkeypatch.setattr(data_checks, 'is_main_process', lambda: False)
-    monkeypatch.setattr(data_checks, 'all_gather_object', lambda mine: [*gathered, mine])
-    monkeypatch.setattr(data_checks, '_coco_file', lambda dataset: pytest.fail('read again'))
+    of_rank_0 = Categories(3, {1: 'dog', 2: 'cat', 3: 'bird'})
+    gathered = [data_hook.Outcome([of_rank_0])]
+    monkeypatch.setattr(data_hook, 'is_main_process', lambda: False)
+    monkeypatch.setattr(data_hook, 'all_gather_object', lambda mine: [*gathered, mine])
+    monkeypatch.setattr(data_hook, 'read_categories', lambda dataset: pytest.fail('read again'))
     with pytest.raises(UserError, match=rf'^{KEY}\.metainfo\.classes .+ another order'):
         build_runner(config(tmp_path / 'work', dataset)).train()
 

@@ -9,8 +9,8 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import nn
 
-from hstpeft.delta import load_checkpoint, publishable, save_delta
-from hstpeft.engine.checkpoint import check_checkpoint, describe
+from hstpeft.delta import load_checkpoint, make_delta, save_delta
+from hstpeft.engine.checkpoint import check_checkpoint
 from hstpeft.errors import UserError
 from tests.support.hma_parts import (
     CLASSES,
@@ -153,7 +153,7 @@ def test_frozen_tensors_are_shared_whatever_happens_to_the_model(make):
 def delta_of(model: nn.Module, folder, name: str = 'delta.pth'):
     state = model.state_dict()
     path = folder / name
-    save_delta(publishable({'state_dict': state}, **describe(state)), path)
+    save_delta(make_delta({'state_dict': state}), path)
     return path
 
 

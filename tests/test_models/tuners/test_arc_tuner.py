@@ -255,8 +255,8 @@ def test_a_trunk_in_bfloat16_keeps_its_adapters_in_single_precision(case):
     'options, word',
     [
         (dict(positions=['atention']), "tuner.positions 'atention' is unknown: did you mean 'atte"),
-        (dict(positions=['attention', 'attention']), 'at most once'),
-        (dict(positions=[]), 'at most once'),
+        (dict(positions=['attention', 'attention']), 'each once'),
+        (dict(positions=[]), 'each once'),
         (dict(adapter_dims=0), 'tuner.adapter_dims 0 must be at least 1'),
         (dict(drop_rate=1.0), 'tuner.drop_rate 1.0 must be from 0 to below 1'),
         (dict(drop_rate=-0.1), 'tuner.drop_rate -0.1'),

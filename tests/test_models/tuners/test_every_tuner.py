@@ -52,6 +52,11 @@ TUNERS = {
     'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
     'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ('vit',)),
     'memory-tokens-standard': (dict(type='hstpeft.MemoryTokensTuner', mode='standard'), ('vit',)),
+    'ssf': (dict(type='hstpeft.SSFTuner'), ('vit', 'swin', 'hvt')),
+    'vpt': (dict(type='hstpeft.VPTTuner', num_tokens=2), ('vit', 'swin')),
+    'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), ('vit', 'swin')),
+    'bitfit': (dict(type='hstpeft.SelectiveTuner'), ('vit', 'swin', 'hvt')),
+    'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), ('vit', 'swin', 'hvt')),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]

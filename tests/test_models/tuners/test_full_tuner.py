@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hstpeft.delta import load_checkpoint, publishable, save_delta
+from hstpeft.delta import load_checkpoint, make_delta, save_delta
 from hstpeft.delta.merge import merge
 from hstpeft.errors import UserError
 from tests.support.models import (
@@ -66,7 +66,7 @@ def test_the_delta_holds_the_whole_trunk_and_nothing_else(family):
 def test_round_trip_through_a_delta_file_is_bit_equal(family, suffix, tmp_path):
     image, trained = images(2, 3, 32, 32), classifier(family, seed=5).eval()
     path = tmp_path / f'delta{suffix}'
-    save_delta(publishable({'state_dict': trained.state_dict()}), path)
+    save_delta(make_delta({'state_dict': trained.state_dict()}), path)
     fresh = classifier(family).eval()
     before = fresh(image, mode='tensor')
     fresh.load_state_dict(load_checkpoint(path)['state_dict'])

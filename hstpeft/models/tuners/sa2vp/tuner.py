@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError
+from hstpeft.errors import UserError, check_least, check_rate
 from hstpeft.models.recompute import recomputed
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner, check_needs
@@ -64,10 +64,8 @@ class SA2VPTuner(Tuner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if inner_dims < 1:
-            raise UserError(f'tuner.inner_dims {inner_dims} must be at least 1')
-        if not 0 <= drop_rate < 1:
-            raise UserError(f'tuner.drop_rate {drop_rate} must be from 0 to below 1')
+        check_least('tuner.inner_dims', inner_dims, 1)
+        check_rate('tuner.drop_rate', drop_rate)
         self.inner_dims, self.mixing_weight, self.drop_rate = inner_dims, mixing_weight, drop_rate
         self.given_exchange, self.given_deep = exchange_indices, deep_prompt_indices
         self.accelerated, self.tie_cross_attention = accelerated, tie_cross_attention

@@ -1,0 +1,3 @@
+# Means and deviations of RGB images in 0..255 that pre-trained weights expect.
+imagenet_norm = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+inception_norm = dict(mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)

@@ -1,0 +1,150 @@
+"""Overrides of a config: the nearest name for what does not exist, the remedy for what is too late."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import mmengine.registry as root
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from hstpeft.errors import UserError, nearest
+
+WIDTHS = ('embed_dims', 'stage_dims')
+"""What a trunk part says of its trunk, for neck and head."""
+COMPOSED = ('trunk', 'tuner', 'neck', *WIDTHS, 'img_norm', 'num_classes', 'ignore_index')
+"""Parts that a leaf has copied into the model: changing them afterwards changes nothing."""
+# Read by mmengine's tools and runner beside the runner's own arguments.
+_TOP_LEVEL = {
+    'auto_scale_lr', 'custom_imports', 'find_unused_parameters', 'launcher', 'model_wrapper_cfg',
+    'runner_type', 'sync_bn', 'activation_checkpointing',
+}  # fmt: skip
+RUNNER_KEYS = frozenset({*inspect.signature(Runner).parameters, *_TOP_LEVEL})
+"""Top-level keys that have an effect by themselves."""
+_FREE = {'arch_options', 'meta', 'metainfo', 'optimizer', 'clip_grad', 'init_kwargs'}
+_LOADERS = {'train_dataloader', 'val_dataloader', 'test_dataloader'}
+_EVALUATORS = ('val_evaluator', 'test_evaluator')
+
+
+def check_override(cfg: Config, key: str) -> None:
+    """Raise if a dotted key names nothing that the config's parts would read.
+
+    Raises:
+        UserError: With the nearest name, or the key that has the effect.
+    """
+    first, _, rest = key.partition('.')
+    if (first in cfg and first not in RUNNER_KEYS) or _copies(cfg, first):
+        raise UserError(f'--cfg-options {key} would change nothing{remedy(cfg, first, rest)}')
+    node: Any = cfg.to_dict()
+    for depth, part in enumerate(key.split('.')):
+        if isinstance(node, Sequence) and not isinstance(node, str):
+            if not part.isdigit() or int(part) >= len(node):
+                raise UserError(f'--cfg-options {key}: {part} is not an index below {len(node)}')
+            node = node[int(part)]
+            continue
+        if not isinstance(node, Mapping):
+            raise UserError(f'--cfg-options {key}: {part} is below a plain value')
+        known = _arguments(node, key.split('.')[depth - 1]) if depth else RUNNER_KEYS
+        if part not in node and known is not None and part not in known:
+            hint = nearest(part, {*known, *node})
+            raise UserError(f'--cfg-options {key}: there is no {part}, {hint}')
+        if part not in node:
+            return
+        node = node[part]
+
+
+def remedy(cfg: Config, key: str, rest: str = '') -> str:
+    """Say why setting a key that has been read already changes nothing, and what to set instead.
+
+    Args:
+        cfg: The whole config.
+        key: A top-level key that the runner does not read.
+        rest: Dotted keys below it.
+    """
+    targets = [f'{target}.{rest}' if rest else target for target in _copies(cfg, key)]
+    if targets:
+        return f', since the model has been composed from it: set {" and ".join(targets)}'
+    return (
+        f': {key} has been read while the config was composed; set the keys of model, data loaders '
+        'or optimiser that were made from it'
+    )
+
+
+def _copies(cfg: Config, name: str) -> list[str]:
+    """List the keys of a config that were made from one of `COMPOSED`; none of any other name."""
+    model = cfg.get('model') or {}
+    if name in ('trunk', 'tuner'):
+        return [f'model.backbone.{name}'] if name in (model.get('backbone') or {}) else []
+    if name in ('neck', 'img_norm'):
+        part = 'data_preprocessor' if name == 'img_norm' else name
+        return [f'model.{part}'] if part in model else []
+    if name in WIDTHS:
+        return _width_copies(model, cfg.get(name))
+    if name not in COMPOSED:
+        return []
+    found = [*_named(name, {'model': model})]
+    if name == 'ignore_index':  # batches are padded with it
+        found += _named('seg_pad_val', {'model': model})
+    for part in (*sorted(_LOADERS), *_EVALUATORS):
+        found += _named(name, {part: cfg.get(part)})
+    return [key for key, _ in found]
+
+
+def _width_copies(model: Mapping, width: int | Sequence[int] | None) -> list[str]:
+    """List the keys of a model that hold the width of its trunk, or the widths of its stages."""
+    backbone = model.get('backbone') or {}
+    if 'side_dims' in (backbone.get('tuner') or {}):  # its maps are the tuner's
+        return []
+    values = [width, [width] * 4] if isinstance(width, int) else [width]
+    readers = {'neck'} & model.keys() or model.keys() - {'backbone'}
+    parts = {'model': {key: value for key, value in model.items() if key != 'backbone'}}
+    found = [*_named('in_channels', parts), *_named('out_channels', parts)]
+    first = {f'model.{reader}.in_channels' for reader in readers}
+    return [key for key, value in found if key in first or value in values]
+
+
+def _named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys at which a name stands, with their values."""
+    if isinstance(node, Mapping):
+        items = node.items()
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        items = enumerate(node)
+    else:
+        return
+    for key, value in items:
+        here = f'{where}.{key}' if where else str(key)
+        if key == name:
+            yield here, value
+        yield from _named(name, value, here)
+
+
+def _arguments(node: Mapping, name: str) -> set[str] | None:
+    """Names that a config dict may hold; None if any."""
+    if name in _FREE:
+        return None
+    if name in _LOADERS:
+        return {*inspect.signature(DataLoader).parameters}
+    if 'type' not in node:
+        return set(node)
+    target = find_class(node['type'])
+    if target is None:
+        return None
+    parameters = inspect.signature(target).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters}
+
+
+def find_class(kind: Any) -> Any:
+    """Find a registered class by its type name in any of mmengine's registries, else None."""
+    if not isinstance(kind, str):
+        return kind
+    for name in dir(root):
+        registry = getattr(root, name)
+        if isinstance(registry, root.Registry):
+            with registry.switch_scope_and_registry(None) as scoped:
+                found = scoped.get(kind)
+            if found is not None:
+                return found
+    return None
