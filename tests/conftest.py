@@ -9,24 +9,22 @@ import torch
 from mmengine.registry import DefaultScope
 
 from tests.support import tiny
+from tests.support.leaves import VARIABLES
 
 # Tiny tensors: a second thread costs more than it gives, above all beside other processes.
 torch.set_num_threads(1)
+# Otherwise a warning of torch strikes whichever test comes first, and hides all others.
+torch.set_warn_always(True)
 # What a test without the marker `slow` may take of the processor; most take a hundredth.
 MAX_SECONDS = 10
-
-
-def processor_seconds() -> float:
-    """Time of this process and of its children that have ended."""
-    return sum(os.times()[:4])
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> object:
     """Keep the fast tier fast, by the processor's time: the clock's depends on the machine's other work."""
-    before = processor_seconds()
+    before = sum(os.times()[:4])  # of this process and of its children that have ended
     result = yield
-    spent = processor_seconds() - before
+    spent = sum(os.times()[:4]) - before
     if spent > MAX_SECONDS and item.get_closest_marker('slow') is None:
         pytest.fail(f'{spent:.0f} s of the processor: make it faster, or mark it `slow`')
     return result
@@ -62,6 +60,13 @@ def _no_scope_left_behind() -> Iterator[None]:
 def _fresh_logger() -> None:
     """Close mmengine's loggers: they hold the captured stream of the test before."""
     tiny.close_loggers()
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_of_data(monkeypatch) -> None:
+    """Take away what the user of this shell has chosen."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(autouse=True)

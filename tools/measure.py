@@ -134,6 +134,7 @@ def call(
         # Nobody would see what it spends, and the next attempt would work beside it.
         process.kill()
         raise
+    process.returncode = os.waitstatus_to_exitcode(status)
     spent = {
         'cpu_seconds': usage.ru_utime + usage.ru_stime,
         'wall_seconds': time.perf_counter() - start,
@@ -141,9 +142,8 @@ def call(
     }
     if ledger is not None:
         ledger.write_text(json.dumps([*(before or []), spent]))
-    if status:
-        code = os.waitstatus_to_exitcode(status)
-        raise UserError(f'{tool} {arguments[0]} ended with status {code}: see above')
+    if process.returncode:
+        raise UserError(f'{tool} {arguments[0]} ended with status {process.returncode}: see above')
     return spent
 
 

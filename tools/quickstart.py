@@ -66,11 +66,12 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
         process = subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
         )
-        for line in process.stdout:
-            file.write(line)
-            last = line.strip() or last
-            if re.search(r'Epoch\((train|val)\)', line):
-                print('  ' + re.sub(r'.* INFO - ', '', line.strip()), flush=True)
+        with process.stdout:
+            for line in process.stdout:
+                file.write(line)
+                last = line.strip() or last
+                if re.search(r'Epoch\((train|val)\)', line):
+                    print('  ' + re.sub(r'.* INFO - ', '', line.strip()), flush=True)
     _, status, usage = os.wait4(process.pid, 0)  # as wait(), with the memory
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

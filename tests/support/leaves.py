@@ -1,5 +1,6 @@
 """The shipped leaf configs, what their names say, and how to make them small enough to build."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -24,6 +25,19 @@ FOUR_BLOCKS = {
     'hstpeft.SwinTrunk': dict(depths=(1, 1, 1, 1)),
     'hstpeft.HVTTrunk': dict(depth=4, img_size=32, patch_size=4),
 }
+# What a user sets to choose data and weights.
+VARIABLES = {
+    variable
+    for folder in ('configs', 'projects')
+    for path in (ROOT / folder).rglob('*.py')
+    for variable in re.findall(r'\{\{\$(\w+):', path.read_text())
+}
+
+
+@functools.cache
+def shipped(name: str) -> Config:
+    """Load a leaf once a session: read it, never change it."""
+    return load_config(LEAVES[name])
 
 
 def shrunk(path: Path) -> Config:

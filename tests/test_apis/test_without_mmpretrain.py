@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import made_dense, tiny
 
 SCRIPT = """
@@ -24,6 +26,7 @@ assert loaded == ['mmpretrain'], loaded
 """
 
 
+@pytest.mark.slow
 def test_a_user_of_mmseg_alone(tmp_path):
     task = made_dense.make_task(tmp_path / 'task', made_dense.SEG)
     command = [sys.executable, '-W', 'ignore', '-c', SCRIPT, task.config, task.checkpoint, tmp_path]

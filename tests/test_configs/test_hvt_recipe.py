@@ -22,12 +22,6 @@ EPOCHS, PEAK = 300, 1e-3
 each_leaf = pytest.mark.parametrize('name', LEAVES)
 
 
-@pytest.fixture(autouse=True)
-def _no_choice_of_data(monkeypatch):
-    for variable in ('IMAGENET_ROOT', 'HVT_WEIGHTS', 'VTAB_TASK', 'VTAB_ROOT'):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def test_there_is_a_leaf_for_every_published_model():
     archs = [load_config(LEAVES[name]).model.backbone.trunk.arch for name in LEAVES]
     assert Counter(archs) == Counter([*HVT_SIZES, 'hvt_s_1'])

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from hstpeft.engine.checks.config import WIDTHS
 from hstpeft.engine.config import load_config
 from tests.support import tiny
-from tests.test_configs.test_shipped import LEAVES, NAME
+from tests.support.leaves import LEAVES, NAME, shipped
 
 BASE = tiny.ROOT / 'configs' / '_base_'
 TRUNKS = {path.stem: path for path in sorted((BASE / 'trunks').glob('*.py'))}
@@ -51,7 +51,7 @@ def test_a_trunk_part_normalises_as_its_weights_expect(name):
 @pytest.mark.parametrize('name', LEAVES)
 def test_a_leaf_runs_the_trunk_part_that_its_name_says(name):
     """One that inherits another names architecture and weights again, so they could differ."""
-    trunk = load_config(LEAVES[name]).model.backbone.trunk
+    trunk = shipped(name).model.backbone.trunk
     named = NAME.fullmatch(name)['trunk']
     parts = [
         Config.fromfile(path).trunk
@@ -109,7 +109,7 @@ def test_a_leaf_that_differs_from_another_in_two_lines_inherits_it():
 
 @pytest.mark.parametrize('name', LEAVES)
 def test_hooks_and_log_count_as_the_schedule_does(name):
-    config = load_config(LEAVES[name])
+    config = shipped(name)
     by_epoch = config.train_cfg.by_epoch
     hooks = config.default_hooks
     assert config.log_processor.by_epoch == by_epoch

@@ -15,8 +15,7 @@ from mmpretrain.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, TRANSF
 from torch import nn
 
 from hstpeft import registry
-from hstpeft.engine.config import load_config
-from tests.support.leaves import LEAVES, NAME, shrunk
+from tests.support.leaves import LEAVES, NAME, shipped, shrunk
 
 MAX_LINES = 30
 # Method in a leaf's name -> its folder and its tuner; a trunk from scratch has no method.
@@ -48,13 +47,6 @@ each_classifier = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def _no_choice_of_data(monkeypatch):
-    data = ('VTAB_TASK', 'VTAB_ROOT', 'FGVC_TASK', 'FGVC_ROOT', 'RENDERED_SIZE', 'IMAGENET_ROOT')
-    for variable in (*data, 'HVT_WEIGHTS'):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def walk(node: Any, where: str = '') -> Iterator[tuple[str, str]]:
     """Yield every ``type`` of a config and where it stands."""
     if isinstance(node, dict):
@@ -76,7 +68,7 @@ def test_there_are_leaves_and_types_of_ours():
 def test_name_says_what_the_config_does(name):
     parts = NAME.fullmatch(name)
     assert parts, f'{name} is not {{method}}_{{trunk}}_{{gpus}}xb{{batch}}-{{length}}e_{{dataset}}'
-    config = load_config(LEAVES[name])
+    config = shipped(name)
     assert int(parts['batch']) == config.train_dataloader.batch_size
     length, factor = {'e': ('max_epochs', 1), 'i': ('max_iters', 1), 'k': ('max_iters', 1000)}[
         parts['unit']
@@ -95,7 +87,7 @@ def test_leaf_is_short(name):
 
 @each_leaf
 def test_our_types_carry_our_prefix(name):
-    types = dict(walk(load_config(LEAVES[name]).to_dict()))
+    types = dict(walk(shipped(name).to_dict()))
     bare = {where: kind for where, kind in types.items() if kind in OWN}
     assert not bare
     foreign = {kind for kind in types.values() if kind.startswith('hstpeft.')}
@@ -150,7 +142,7 @@ def learning_rates(schedule: str) -> list[float]:
 
 @each_leaf
 def test_optimiser_and_schedule_reach_the_peak_and_end_low(name):
-    config = load_config(LEAVES[name])
+    config = shipped(name)
     schedule = [config.optim_wrapper, config.param_scheduler, config.train_cfg]
     rates = learning_rates(json.dumps(schedule))
     peak = config.optim_wrapper.optimizer.lr
@@ -165,7 +157,7 @@ IMAGENET_NORM = ('arc_vit-b16_1xb32-100e_vtab-1k', 'arc-att_vit-b16_1xb32-100e_f
 
 @each_leaf
 def test_normalisation_is_that_of_the_weights(name):
-    model = load_config(LEAVES[name]).model
+    model = shipped(name).model
     trunk = model.backbone.trunk
     if name in IMAGENET_NORM:
         assert model.data_preprocessor.mean == [123.675, 116.28, 103.53]
@@ -181,7 +173,7 @@ def test_normalisation_is_that_of_the_weights(name):
 
 @each_classifier
 def test_pipelines_hooks_and_metrics_build(name):
-    config = load_config(LEAVES[name])
+    config = shipped(name)
     rng = np.random.default_rng(0)
     for loader in (config.train_dataloader, config.val_dataloader):
         image = rng.integers(0, 255, (300, 260, 3), dtype=np.uint8)

@@ -109,7 +109,7 @@ def test_segmentation_goes_from_the_data_to_a_delta_that_mmseg_loads(data, tmp_p
     assert result.seg_logits.data.shape == (len(names), 40, 72)
 
 
-@pytest.mark.parametrize('task', ['mask-rcnn', 'atss'])
+@pytest.mark.parametrize('task', [pytest.param('mask-rcnn', marks=pytest.mark.slow), 'atss'])
 def test_detection_goes_from_the_data_to_a_delta_that_mmdet_loads(task, data, tmp_path):
     pytest.importorskip('mmdet.models', exc_type=ImportError)
     from mmdet.apis import inference_detector, init_detector

@@ -57,6 +57,7 @@ def test_saved_bytes_counts_each_storage_once_and_no_parameter():
     assert benchmark.saved_bytes(Twice(), image) == 2 * 8 * 4 * 4
 
 
+@pytest.mark.slow
 def test_the_tool_writes_its_timings(tmp_path, capsys):
     out = tmp_path / 'cost.json'
     arguments = (

@@ -142,13 +142,22 @@ def test_rows_of_unknown_class_are_in_no_sum():
     torch.testing.assert_close(sums, torch.tensor([0.0, 0.7, 0.0]))
 
 
-@pytest.mark.parametrize('more', [[], ['--alone'], ['--show', '2', '--top', '3']], ids=' '.join)
+@pytest.mark.parametrize(
+    'more',
+    [
+        [],
+        pytest.param(['--alone'], marks=pytest.mark.slow),
+        pytest.param(['--show', '2', '--top', '3'], marks=pytest.mark.slow),
+    ],
+    ids=' '.join,
+)
 def test_the_picture_is_drawn(run, tmp_path, more, capsys):
     out = tmp_path / 'new' / 'looks.png'
     draw_attention([str(run.leaf), str(run.delta), str(out), *more, '--images', '3', '1', '8'])
     picture = np.array(Image.open(out).convert('RGB'))
     assert picture.shape[0] > 400 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
-    labels = [int(line.split()[1]) for line in (run.leaf.parent / 'data' / 'test.txt').open()]
+    lines = (run.leaf.parent / 'data' / 'test.txt').read_text().splitlines()
+    labels = [int(line.split()[1]) for line in lines]
     shown = labels[8 if '--show' in more else 3]
     assert f'{tiny.CLASSES[shown]} read as ' in capsys.readouterr().out
 

@@ -44,8 +44,8 @@ def mean_std(
     arch: str, weights: str | Mapping[str, Tensor] | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Look up the channel means and deviations of a tag, or of the arch's usual weights."""
-    tag = f'{arch}.{weights}'
-    known = timm.models.get_pretrained_cfg(tag if timm.models.is_model_pretrained(tag) else arch)
+    name = f'{arch}.{weights}' if isinstance(weights, str) else arch
+    known = timm.models.get_pretrained_cfg(name if timm.models.is_model_pretrained(name) else arch)
     return tuple(known.mean), tuple(known.std)
 
 

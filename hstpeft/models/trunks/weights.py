@@ -146,8 +146,11 @@ _JAX_LEAF = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
 
 def _from_jax(path: str | os.PathLike) -> dict[str, Tensor]:
     """Translate Google's ``.npz``: kernels are (in, out), attention kernels have head axes."""
-    with np.load(path, allow_pickle=False) as file:
-        raw = {key.removeprefix('opt/target/').removeprefix('params/'): file[key] for key in file}
+    # numpy leaves a damaged file open that it has opened itself.
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+        raw = {
+            key.removeprefix('opt/target/').removeprefix('params/'): arrays[key] for key in arrays
+        }
     tensors: dict[str, Tensor] = {}
     qkv: dict[str, dict[str, Tensor]] = {}
     for key, array in raw.items():

@@ -16,12 +16,6 @@ FROZEN = CONFIGS / 'frozen/frozen_vit-ti16_semantic-fpn_1xb4-300i_camvid.py'
 SWIN = CONFIGS / 'arc/arc_swin-b_upernet_8xb2-160k_ade20k-512x512.py'
 
 
-@pytest.fixture(autouse=True)
-def _no_choice_of_data(monkeypatch):
-    for variable in ('VTAB_TASK', 'VTAB_ROOT', 'CAMVID_ROOT', 'ADE20K_ROOT'):
-        monkeypatch.delenv(variable, raising=False)
-
-
 def write(path: Path, text: str, *bases: Path | str) -> Path:
     path.write_text(f'_base_ = {[str(base) for base in bases]}\n{text}\n')
     return path

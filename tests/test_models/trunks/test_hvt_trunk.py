@@ -99,7 +99,7 @@ def test_any_arch_takes_any_pool_width(options, pooling):
 def test_initialisation():
     """Linears and positions: normal 0.02, cut off. Patch convolution: what PyTorch does."""
     trunk = HVTTrunk('hvt_s_1', dict(embed_dim=192, depth=2, num_heads=3), pool_width=1)
-    vit = trunk.vit
+    vit = trunk.vit.requires_grad_(False)
     for position in (vit.pos_embed, vit.blocks[0].pos_embed, vit.blocks[1].pos_embed):
         assert_normal(position)
     for linear in (module for module in vit.blocks.modules() if isinstance(module, nn.Linear)):

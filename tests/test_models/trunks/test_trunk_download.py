@@ -63,6 +63,7 @@ def hub(monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_tag_comes_from_the_hub_and_a_failing_download_is_one_line(hub, tmp_path):
     address, state = hub
     # 6 x 6 patches instead of 14 x 14: a download must not depend on the size asked for.
