@@ -49,7 +49,9 @@ def make_system(name: str, scratch: Path, trunk_seed: int | None = None) -> Syst
     """Write the config file and the drawn trunk weights that it names."""
     record = json.loads((OLD_FILES / name / 'config.json').read_text())
     model, seed = record['model'], trunk_seed or record['trunk_seed']
-    trunk = model['backbone']['trunk']
+    trunk, head = model['backbone']['trunk'], model['head']
+    if 'local_memory_size' in head:  # 0.2.0 gave this option to the memory itself
+        head['local_memory'] = dict(size=head.pop('local_memory_size'))
     if seed is not None:
         shapes = {key: value.shape for key, value in MODELS.build(trunk).net.state_dict().items()}
         trunk['weights'] = str(scratch / 'trunk.safetensors')

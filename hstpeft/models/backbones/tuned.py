@@ -159,6 +159,8 @@ class TunedBackbone(BaseModule):
 
 def _build(part: str, cfg: dict[str, Any]) -> nn.Module:
     """Build trunk or tuner; a missing or misspelt type or option gets the nearest name."""
+    if not isinstance(cfg, dict):
+        raise UserError(f"backbone.{part} {cfg!r} must be a config: dict(type='hstpeft...', ...)")
     given = cfg.get('type')
     ours = [f'hstpeft.{name}' for name, kind in MODELS.module_dict.items() if _fits(part, kind)]
     if given is None:
