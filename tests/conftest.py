@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from mmengine.registry import DefaultScope
+from yapf.yapflib import yapf_api
 
 from tests.support import tiny
 from tests.support.leaves import VARIABLES
@@ -37,6 +38,23 @@ def _quick_collections_of_garbage() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _no_choice_of_data() -> Iterator[None]:
+    """Take away what the user of this shell has chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in VARIABLES:
+            patch.delenv(variable, raising=False)
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _configs_as_they_are() -> Iterator[None]:
+    """Spare the layout of configs: mmengine makes it four times a run, longer than the run itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', lambda text, **style: (text, True))
+        yield
+
+
 @pytest.fixture(scope='session')
 def trained(tmp_path_factory) -> tiny.Run:
     """A finished training, shared by the whole session: read it, never change it."""
@@ -60,13 +78,6 @@ def _no_scope_left_behind() -> Iterator[None]:
 def _fresh_logger() -> None:
     """Close mmengine's loggers: they hold the captured stream of the test before."""
     tiny.close_loggers()
-
-
-@pytest.fixture(autouse=True)
-def _no_choice_of_data(monkeypatch) -> None:
-    """Take away what the user of this shell has chosen."""
-    for variable in VARIABLES:
-        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ Through the shipped tools and the hosts' own runner, data sets, metrics and infe
 wide and tall images whose sides are no multiples of anything.
 """
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -18,17 +19,16 @@ from torch import nn
 from tests.support import dense_hosts, tiny
 from tools.test import main as run_test
 
-pytestmark = [pytest.mark.host, pytest.mark.slow]
+pytestmark = pytest.mark.host
+# One case a host goes all the way in the fast tier.
+FAST = (('semantic-fpn', 'hst'), ('atss', 'hst'))
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST))
+    for case in itertools.product(dense_hosts.TASKS, dense_hosts.SYSTEMS)
+]
 
 
-@pytest.fixture(autouse=True)
-def _plain_config_text(monkeypatch):
-    """mmengine lays out the whole config at every checkpoint: half of the time, and no subject."""
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
-
-
-@pytest.mark.parametrize('system', dense_hosts.SYSTEMS)
-@pytest.mark.parametrize('task', dense_hosts.TASKS)
+@pytest.mark.parametrize('task, system', CASES)
 def test_trains_resumes_tests_and_infers(task, system, shared, tmp_path, need_host):
     need_host(dense_hosts.TASKS[task].host)
     leaf = dense_hosts.write_leaf(task, system, tmp_path, shared)
@@ -149,6 +149,7 @@ def assert_detects(model: nn.Module, root: Path, predictions: Path) -> None:
             assert got.masks.shape == (len(got), image['height'], image['width'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', dense_hosts.TASKS)
 def test_a_batch_of_one_trains(task, shared, tmp_path, need_host):
     """One image leaves one value a channel behind UperNet's pooling: no BatchNorm trains on that."""
