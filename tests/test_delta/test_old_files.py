@@ -50,8 +50,11 @@ def make_system(name: str, scratch: Path, trunk_seed: int | None = None) -> Syst
     record = json.loads((FILES / name / 'config.json').read_text())
     model, seed = record['model'], trunk_seed or record['trunk_seed']
     trunk, head = model['backbone']['trunk'], model['head']
-    if 'local_memory_size' in head:  # 0.2.0 gave this option to the memory itself
+    # 0.2.0 gave these options of HMA's head to its parts.
+    if 'local_memory_size' in head:
         head['local_memory'] = dict(size=head.pop('local_memory_size'))
+    if head['type'] == 'hstpeft.HMAClsHead' and 'drop_rate' in head:
+        head['attention'] = dict(drop_rate=head.pop('drop_rate'))
     if seed is not None:
         shapes = {key: value.shape for key, value in MODELS.build(trunk).net.state_dict().items()}
         trunk['weights'] = str(scratch / 'trunk.safetensors')
