@@ -50,8 +50,12 @@ def make_system(name: str, scratch: Path, trunk_seed: int | None = None) -> Syst
     record = json.loads((OLD_FILES / name / 'config.json').read_text())
     model, seed = record['model'], trunk_seed or record['trunk_seed']
     trunk, head = model['backbone']['trunk'], model['head']
-    if 'local_memory_size' in head:  # 0.2.0 gave this option to the memory itself
+    # 0.2.0 gave these options of HMA's head to its parts.
+    if 'local_memory_size' in head:
         head['local_memory'] = dict(size=head.pop('local_memory_size'))
+    if head['type'] == 'hstpeft.HMAClsHead':
+        moved = {'num_heads', 'norm_after_topk', 'null_kv', 'drop_rate'} & head.keys()
+        head['attention'] = {name: head.pop(name) for name in moved}
     if seed is not None:
         shapes = {key: value.shape for key, value in MODELS.build(trunk).net.state_dict().items()}
         trunk['weights'] = str(scratch / 'trunk.safetensors')
