@@ -16,13 +16,16 @@ from tests.support.leaves import VARIABLES
 torch.set_num_threads(1)
 # Otherwise a warning of torch strikes whichever test comes first, and hides all others.
 torch.set_warn_always(True)
+# What the user of this shell has chosen; here already, for some tests are made from configs.
+for variable in VARIABLES:
+    os.environ.pop(variable, None)
 # What a test without the marker `slow` may take of the processor; most take a hundredth.
 MAX_SECONDS = 10
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> object:
-    """Keep the fast tier fast, by the processor's time: the clock's depends on the machine's other work."""
+    """Keep the fast tier fast; not by the clock, which depends on what else the machine does."""
     before = sum(os.times()[:4])  # of this process and of its children that have ended
     result = yield
     spent = sum(os.times()[:4]) - before
@@ -39,17 +42,8 @@ def _quick_collections_of_garbage() -> None:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _no_choice_of_data() -> Iterator[None]:
-    """Take away what the user of this shell has chosen."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in VARIABLES:
-            patch.delenv(variable, raising=False)
-        yield
-
-
-@pytest.fixture(scope='session', autouse=True)
 def _configs_as_they_are() -> Iterator[None]:
-    """Spare the layout of configs: mmengine makes it four times a run, longer than the run itself."""
+    """Spare the layout of configs, which mmengine makes four times a run: it takes most of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yapf_api, 'FormatCode', lambda text, **style: (text, True))
         yield
