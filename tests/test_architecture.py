@@ -15,10 +15,11 @@ from hstpeft import registry
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'hstpeft'
 # Layer -> what of hstpeft it may import. A layer may always import itself.
-BASIC = {'errors', 'version'}
+BASIC = {'errors', 'version', 'compat'}
 LAYERS = {
     'errors': set(),
     'version': set(),
+    'compat': {'errors'},
     '__init__': {'version'},
     'registry': BASIC,
     'delta': BASIC,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hstpeft.compat import numpy_rebuilders
 from hstpeft.errors import UserError
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
@@ -113,11 +114,4 @@ def _history_method(owner: type, name: str) -> Callable:
 
 def _numpy_classes() -> list:
     kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32)
-    core = np._core.multiarray
-    return [
-        core._reconstruct,
-        core.scalar,
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(k)) for k in kinds},
-    ]
+    return [*numpy_rebuilders(), np.ndarray, np.dtype, *{type(np.dtype(k)) for k in kinds}]

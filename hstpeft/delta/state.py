@@ -11,10 +11,10 @@ from collections.abc import Mapping, MutableMapping
 import torch
 from torch import Tensor, nn
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta.fingerprint import RANDOM
 from hstpeft.errors import UserError
 
-_EXTRA = '_extra_state'
 _IDENTITY_BYTES = 64
 _TUNER_BYTES = 64
 
@@ -120,13 +120,13 @@ def _check_and_refill(
         if key.startswith(prefix)
     }
     own = {key.removeprefix(prefix): value for key, value in module.state_dict().items()}
-    if _EXTRA not in given:
+    if EXTRA_STATE not in given:
         raise UserError(
             'the checkpoint has no trunk identity, so it is not a delta of hstpeft: '
             'convert official checkpoints with tools/model_converters, or give whole trunks as '
             'backbone.trunk.weights'
         )
-    check_identity(given[_EXTRA], own[_EXTRA])
+    check_identity(given[EXTRA_STATE], own[EXTRA_STATE])
     check_state_dict(own, given, "the checkpoint's backbone")
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor

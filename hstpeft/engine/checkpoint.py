@@ -9,13 +9,14 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, publishable, save_delta
 from hstpeft.delta.state import check_identity, decode_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 from hstpeft.version import __version__
 
-_IDENTITY = 'backbone._extra_state'
+_IDENTITY = f'backbone.{EXTRA_STATE}'
 
 
 @HOOKS.register_module()
@@ -104,7 +105,7 @@ class DeltaHook(Hook):
 
 def describe(state_dict: dict[str, torch.Tensor]) -> dict:
     """Make a delta's metadata from its state dict."""
-    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
+    extra = [value for key, value in state_dict.items() if key.endswith(EXTRA_STATE)]
     if len(extra) != 1:
         raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
     trunk, tuner = decode_identity(extra[0])

@@ -5,9 +5,9 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader
 
+from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
 from hstpeft.engine.checks.paths import check_paths, dataset_configs
 from hstpeft.errors import UserError
@@ -33,7 +33,7 @@ class CheckedRunner(Runner):
             UserError: A path does not exist, the data set is empty or smaller than the only batch,
                 or a host cannot read it.
         """
-        named = [name for name in _LOADERS if getattr(self, f'_{name}') is dataloader]
+        named = [name for name in _LOADERS if loader_config(self, name) is dataloader]
         name = named[0] if named else 'dataloader'
         check_paths(self.cfg, named)
         try:
@@ -68,7 +68,8 @@ def _check_batches(name: str, loader: DataLoader) -> None:
 
 def _goes_beyond_end(dataset: Any) -> bool:
     """Whether ``num_batch_per_epoch`` asks for more images than there are, in vain."""
-    return isinstance(dataset, _SlicedDataset) and len(dataset) > len(dataset._dataset)
+    whole = whole_dataset(dataset)
+    return whole is not dataset and len(dataset) > len(whole)
 
 
 def build_error(name: str, loader: dict[str, Any], error: Exception) -> UserError:

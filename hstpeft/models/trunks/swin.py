@@ -10,6 +10,7 @@ import timm
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
+from hstpeft.compat import window_attention
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
 from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
@@ -143,7 +144,7 @@ def run_block(
     """Run one block on tokens (B, h, w, C), a tuner acting at its places."""
     tokens = places.before_block(index, tokens)
     normed = places.before_attention(index, apply_norm(block.norm1, tokens))
-    tokens = tokens + block.drop_path1(block._attn(normed))
+    tokens = tokens + block.drop_path1(window_attention(block, normed))
     tokens = places.before_mlp_norm(index, tokens)
     normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
     tokens = tokens + block.drop_path2(block.mlp(normed))

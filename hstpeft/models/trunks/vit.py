@@ -14,6 +14,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hstpeft.compat import version
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
 from hstpeft.models.trunks.base import BlockPlaces, Trunk, check_dtype
@@ -222,7 +223,7 @@ class PositionCache:
 
 def _state(tensor: Tensor) -> tuple:
     """Tell whether a tensor changed; the version counts changes in place."""
-    return tensor.device, tensor.dtype, tensor._version
+    return tensor.device, tensor.dtype, version(tensor)
 
 
 def _windowed(window_size: int, global_attn_indices: Sequence[int], depth: int) -> tuple[int, ...]:
