@@ -5,13 +5,14 @@ python tools/measure.py CONFIG [CONFIG ...] --out DIR [--cfg-options KEY=VALUE .
 A run whose JSON exists is not repeated; one that was cut short goes on from its last checkpoint.
 Training and testing are the processes of tools/train.py and tools/test.py. Time and memory are
 those of the training process alone: CPU seconds of all its threads, wall seconds, and the peak of
-its resident memory.
+its resident memory. A MB is 10^6 bytes.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError, one_line_errors
 
@@ -136,20 +138,25 @@ def call(
     spent = {
         'cpu_seconds': usage.ru_utime + usage.ru_stime,
         'wall_seconds': time.perf_counter() - start,
-        'peak_mb': usage.ru_maxrss / 1000,
+        'peak_mb': peak_mb(usage),
     }
     if ledger is not None:
         ledger.write_text(json.dumps([*(before or []), spent]))
-    if status:
-        code = os.waitstatus_to_exitcode(status)
-        raise UserError(f'{tool} {arguments[0]} ended with status {code}: see above')
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f'{tool} {arguments[0]} ended with status {process.returncode}: see above')
     return spent
+
+
+def peak_mb(usage: resource.struct_rusage) -> float:
+    """Peak of the resident memory of a process that ended, in MB (10^6 bytes)."""
+    return usage.ru_maxrss * 1024 / 1e6  # Linux counts in KiB
 
 
 def count_trainable(delta: Path) -> int:
     """Count the values of a delta, without statistics, queues and the identity."""
     state = load_checkpoint(delta)['state_dict']
-    statistics = ('running_mean', 'running_var', 'num_batches_tracked', '_extra_state')
+    statistics = ('running_mean', 'running_var', 'num_batches_tracked', EXTRA_STATE)
     return sum(
         value.numel()
         for name, value in state.items()
