@@ -18,9 +18,8 @@ from hstpeft.errors import UserError
 MIN_MACS = 1 << 21
 """Products of fewer multiply-adds (N I O) run through the plain Linear.
 
-Measured on a Zen 5 (torch 2.12.0, 2 threads): oneDNN, called from Python, and MKL take equally long
-near 2^21; at 2^20 oneDNN takes 1.2 times as long (1.5 with the backward pass), at 2^22 0.7 (0.9),
-from 2^24 on 0.5.
+Measured on a Zen 5 (torch 2.12.0, 2 threads), oneDNN, called from Python, took 1.2 times as long as
+MKL at 2^20 (1.5 with the backward pass), 0.7 at 2^22 (0.9), 0.5 from 2^24 on.
 """
 
 
@@ -78,7 +77,7 @@ class _OneDNNLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return onednn_linear()(gradient.contiguous(), weight.t(), None), None, None
+        return onednn_linear()(gradient, weight.t(), None), None, None
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
