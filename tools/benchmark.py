@@ -3,9 +3,9 @@
     python tools/benchmark.py [--system hst|arc|sa2vp|hma] [--batch 8] [--threads 2] [--out FILE.json]
 
 All forms run interleaved in one process, with random weights and images; medians are reported, and
-ratios to the literal form (tests/literal: the equations as written, explicit softmax attention).
-Saved activations are the bytes that autograd keeps between forward and backward, each storage
-counted once, parameters not counted.
+ratios to the literal form (hstpeft/oracle/literal: the equations as written, explicit softmax
+attention). Saved activations are the bytes that autograd keeps between forward and backward, each
+storage counted once, parameters not counted. A MB is 10^6 bytes.
 
 Forms:
     literal         the literal form
@@ -16,6 +16,9 @@ Forms:
     floor, MKL      trunk forward and input gradient alone, torch's own Linears (SA2VP: of two
                     sequences)
     floor           the same with our frozen Linears: no training through the trunk can be faster
+
+Our frozen Linears run through oneDNN on processors of AMD (`FrozenLinear`). On another one the forms
+with and without "MKL" are the same, unless HSTPEFT_ONEDNN=1 is set: so one finds out whether to.
 """
 
 import argparse

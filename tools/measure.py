@@ -5,7 +5,7 @@ python tools/measure.py CONFIG [CONFIG ...] --out DIR [--cfg-options KEY=VALUE .
 A run whose JSON exists is not repeated; one that was cut short goes on from its last checkpoint.
 Training and testing are the processes of tools/train.py and tools/test.py. Time and memory are
 those of the training process alone: CPU seconds of all its threads, wall seconds, and the peak of
-its resident memory.
+its resident memory. A MB is 10^6 bytes.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError, one_line_errors
 from tools.memory import peak_mb
@@ -150,7 +151,7 @@ def call(
 def count_trainable(delta: Path) -> int:
     """Count the values of a delta, without statistics, queues and the identity."""
     state = load_checkpoint(delta)['state_dict']
-    statistics = ('running_mean', 'running_var', 'num_batches_tracked', '_extra_state')
+    statistics = ('running_mean', 'running_var', 'num_batches_tracked', EXTRA_STATE)
     return sum(
         value.numel()
         for name, value in state.items()

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hstpeft.errors import UserError, one_line_errors
+from tools.analysis.analyze_logs import read_run
 from tools.memory import peak_mb
 
 NAMES = {'hst': 'HST', 'linear': 'linear probe'}
@@ -62,16 +63,15 @@ def run(command: list[str], env: dict[str, str], log: Path) -> float:
         UserError: The tool failed; with its own last line.
     """
     last = ''
-    with log.open('a') as file:
-        process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
-        )
-        with process.stdout:
-            for line in process.stdout:
-                file.write(line)
-                last = line.strip() or last
-                if re.search(r'Epoch\((train|val)\)', line):
-                    print('  ' + re.sub(r'.* INFO - ', '', line.strip()), flush=True)
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+    with log.open('a') as file, process.stdout:
+        for line in process.stdout:
+            file.write(line)
+            last = line.strip() or last
+            if re.search(r'Epoch\((train|val)\)', line):
+                print('  ' + re.sub(r'.* INFO - ', '', line.strip()), flush=True)
     _, status, usage = os.wait4(process.pid, 0)  # as wait(), with the memory
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -95,34 +95,24 @@ def train_and_test(method: str, config: Path, work_dir: Path, env: dict[str, str
     finally:  # an attempt that is cut short counts as well
         seconds = time.perf_counter() - start
         spent.write_text(str(seconds))
-    metrics = work_dir / 'metrics.json'
+    metrics, counts = work_dir / 'metrics.json', work_dir / 'counts.json'
     test = [python, 'tools/test.py', str(config), str(work_dir / 'delta.pth')]
     run([*test, '--work-dir', str(work_dir / 'test'), '--out', str(metrics)], env, log)
-    text = log.read_text()
-    trainable, total = re.findall(r'│ all +│ +([\d,]+) │ +([\d,]+) │', text)[-1]
+    run([python, 'tools/analysis/get_flops.py', str(config), '--out', str(counts)], env, log)
+    owners = json.loads(counts.read_text())['parameters']
+    accuracy = read_run(work_dir).curves['accuracy/top1']
     result = Result(
         method=method,
         accuracy=json.loads(metrics.read_text())['accuracy/top1'],
-        trainable=int(trainable.replace(',', '')),
-        total=int(total.replace(',', '')),
+        trainable=sum(owner['trainable'] for owner in owners),
+        total=sum(owner['all'] for owner in owners),
         delta_bytes=(work_dir / 'delta.pth').stat().st_size,
         seconds=seconds,
         peak_mb=peak,
-        curve=read_curve(work_dir),
+        curve=list(zip(accuracy.steps, accuracy.values, strict=True)),
     )
     done.write_text(json.dumps(asdict(result), indent=2) + '\n')
     return result
-
-
-def read_curve(work_dir: Path) -> list[tuple[int, float]]:
-    """Collect the validation accuracy of every epoch over all attempts."""
-    curve = {}
-    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
-        for line in path.read_text().splitlines():
-            scalars = json.loads(line)
-            if 'accuracy/top1' in scalars:
-                curve[scalars['step']] = scalars['accuracy/top1']
-    return sorted(curve.items())
 
 
 def draw(results: list[Result], path: Path) -> None:
@@ -184,7 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
         help='use an ImageNet ViT-Ti/16 from the timm hub (downloads) instead of the shipped trunk',
     )
     parser.add_argument('--fresh', action='store_true', help='forget what was done before')
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/quickstart')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/quickstart'))
     options = parser.parse_args(arguments)
     folder = options.work_dir.resolve() / ('pretrained' if options.pretrained else '')
     env = dict(os.environ)
@@ -203,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def forget(work_dir: Path) -> None:
     """Remove the quickstart's own results, nothing else."""
-    names = ('result.json', 'seconds.txt', 'log.txt', 'metrics.json', 'delta.pth')
+    names = ('result.json', 'seconds.txt', 'log.txt', 'metrics.json', 'counts.json', 'delta.pth')
     for path in [*(work_dir / name for name in names), *work_dir.glob('epoch_*.pth')]:
         path.unlink(missing_ok=True)
 

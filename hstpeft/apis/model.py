@@ -11,6 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 
 import hstpeft
+from hstpeft.compat import describe_to_inferencers
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checkpoint import check_checkpoint
 from hstpeft.engine.checks.model import check_model
@@ -96,9 +97,8 @@ def init_model(
         # A new head was dropped from the checkpoint; all the rest was compared.
         model.load_state_dict(loaded['state_dict'], strict=not allow_new_head)
         model.dataset_meta = loaded.get('meta', {}).get('dataset_meta') or {}
-    # Where mmpretrain's inferencers look (`_config`), and those of mmseg and mmdet (`cfg`).
-    model.cfg = model._config = cfg
-    model._dataset_meta = model.dataset_meta
+    model.cfg = cfg  # where the inferencers of mmseg and mmdet look
+    describe_to_inferencers(model, cfg, model.dataset_meta)
     device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
     return model.to(device).eval()
 

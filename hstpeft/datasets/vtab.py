@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hstpeft.compat import name_classes
 from hstpeft.datasets.listed import ListedImages
 from hstpeft.errors import UserError
 from hstpeft.registry import DATASETS
@@ -20,10 +21,10 @@ class VTAB1k(ListedImages):
         """Read and check the list; take the class names from ``classes.txt``."""
         items = super().load_data_list()
         names = Path(self.data_root, 'classes.txt')
-        if names.is_file() and 'classes' not in self._metainfo:
+        if names.is_file() and 'classes' not in self.metainfo:
             classes = tuple(names.read_text(encoding='utf-8').splitlines())
             if len(classes) == self.num_classes:
-                self._metainfo['classes'] = classes
+                name_classes(self, classes)
         return items
 
     def read_entries(self, path: Path) -> list[tuple[str, int, str]]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hstpeft.compat import EXTRA_STATE, numpy_rebuilders
 from hstpeft.delta.identity import decode_identity
 from hstpeft.errors import UserError
 from hstpeft.version import __version__
@@ -79,7 +80,7 @@ def describe(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         UserError: It holds no identity of a trunk.
     """
-    extra = [value for key, value in state_dict.items() if key.endswith('_extra_state')]
+    extra = [value for key, value in state_dict.items() if key.endswith(EXTRA_STATE)]
     if len(extra) != 1:
         raise UserError('the checkpoint has no trunk identity, so it is not one of hstpeft')
     identity = decode_identity(extra[0])
@@ -132,11 +133,4 @@ def _history_method(owner: type, name: str) -> Callable:
 
 def _numpy_classes() -> list:
     kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32)
-    core = np._core.multiarray
-    return [
-        core._reconstruct,
-        core.scalar,
-        np.ndarray,
-        np.dtype,
-        *{type(np.dtype(k)) for k in kinds},
-    ]
+    return [*numpy_rebuilders(), np.ndarray, np.dtype, *{type(np.dtype(k)) for k in kinds}]

@@ -10,11 +10,10 @@ from collections.abc import Collection, Mapping, MutableMapping
 
 from torch import Tensor, nn
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta.fingerprint import RANDOM
 from hstpeft.delta.identity import check_identity
 from hstpeft.errors import UserError
-
-_EXTRA = '_extra_state'
 
 
 def install_state_hooks(backbone: nn.Module) -> None:
@@ -85,7 +84,7 @@ def check_state_dict(own: Mapping[str, Tensor], given: Mapping[str, Tensor], wha
         UserError: Says what is missing, unexpected or of another shape.
     """
     # An identity is compared by its content: its length changed once.
-    identities = [key for key in own if key.rpartition('.')[2] == _EXTRA]
+    identities = [key for key in own if key.rpartition('.')[2] == EXTRA_STATE]
     differences = list_differences(own, given, identities)
     if differences:
         raise UserError(f'{what} does not fit: {differences}')
@@ -116,13 +115,13 @@ def _check_and_refill(
         if key.startswith(prefix)
     }
     own = {key.removeprefix(prefix): value for key, value in module.state_dict().items()}
-    if _EXTRA not in given:
+    if EXTRA_STATE not in given:
         raise UserError(
             'the checkpoint has no trunk identity, so it is not a delta of hstpeft: '
             'convert official checkpoints with tools/model_converters, or give whole trunks as '
             'backbone.trunk.weights'
         )
-    check_identity(given[_EXTRA], own[_EXTRA])
+    check_identity(given[EXTRA_STATE], own[EXTRA_STATE])
     check_state_dict(own, given, "the checkpoint's backbone")
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor

@@ -10,12 +10,13 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.identity import check_identity
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
-_IDENTITY = 'backbone._extra_state'
+_IDENTITY = f'backbone.{EXTRA_STATE}'
 
 
 @HOOKS.register_module()

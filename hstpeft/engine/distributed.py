@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.distributed import destroy_process_group, is_initialized
 from torch.distributed import init_process_group as _init
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn import functional as F
 
 from hstpeft.errors import UserError
 from hstpeft.registry import MODEL_WRAPPERS
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def init_process_group(launcher: str) -> None:
@@ -65,23 +67,23 @@ class DeviceAwareDDP(MMDistributedDataParallel):
             module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
         elif not on_gpu:
             # torch's own SyncBatchNorm, which a config can ask for, refuses to train on a CPU.
-            module = _synced(module, _BatchNorm if sync_bn else nn.SyncBatchNorm)
+            module = _synced(module, BATCH_NORMS if sync_bn else (nn.SyncBatchNorm,))
         if on_gpu:
             kwargs['device_ids'] = device_ids or [int(os.environ.get('LOCAL_RANK', 0))]
         kwargs.setdefault('broadcast_buffers', False)
         super().__init__(module=module, **kwargs)
 
 
-class CPUSyncBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all processes; torch's own needs a GPU."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        """Any input (B, C, ...) will do."""
+class CPUSyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all processes, of 0 to 3 dimensions; torch's needs a GPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, ...) with the statistics of all processes' x."""
         if not self.training:
-            return super().forward(x)
+            # Without running statistics it uses those of the batch, as every BatchNorm.
+            own = self.running_mean is None
+            mean, var = self.running_mean, self.running_var
+            return F.batch_norm(x, mean, var, self.weight, self.bias, own, eps=self.eps)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums and counts need it
         axes = [0, *range(2, x.dim())]
         count = wide.new_full((1,), x.numel() / x.shape[1])
@@ -113,9 +115,9 @@ class CPUSyncBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-def _synced(module: nn.Module, kind: type[_BatchNorm] = _BatchNorm) -> nn.Module:
-    """Replace every BatchNorm of a kind by one synced over processes, keeping its tensors."""
-    if isinstance(module, kind):
+def _synced(module: nn.Module, kinds: tuple[type[nn.Module], ...] = BATCH_NORMS) -> nn.Module:
+    """Replace every BatchNorm of some kinds by one synced over processes, keeping its tensors."""
+    if isinstance(module, kinds):
         synced = CPUSyncBatchNorm(
             module.num_features,
             module.eps,
@@ -124,8 +126,10 @@ def _synced(module: nn.Module, kind: type[_BatchNorm] = _BatchNorm) -> nn.Module
             module.track_running_stats,
         )
         synced.train(module.training)
-        synced._parameters, synced._buffers = module._parameters, module._buffers
+        named = (module.named_parameters, module.named_buffers)
+        for name, tensor in (item for of in named for item in of(recurse=False)):
+            setattr(synced, name, tensor)
         return synced
     for name, child in module.named_children():
-        setattr(module, name, _synced(child, kind))
+        setattr(module, name, _synced(child, kinds))
     return module

@@ -22,11 +22,22 @@ from hstpeft.errors import UserError
 class OptionAction(DictAction):
     """``KEY=VALUE`` options; mmengine's own action drops the blanks of a plain value."""
 
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        if any(sign in val for sign in ',[('):
-            return DictAction._parse_iterable(val)
-        return DictAction._parse_int_float_bool(val.strip('\'"'))
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Put the options, with those given before, into the namespace."""
+        super().__call__(parser, namespace, values, option_string)
+        options = getattr(namespace, self.dest)
+        for text in values:
+            key, _, value = text.partition('=')
+            plain = value.strip('\'"')
+            is_text = isinstance(options[key], str) or ' ' in plain.strip()
+            if is_text and not any(sign in value for sign in ',[('):
+                options[key] = plain
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:

@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_from_local as mmengine_reader
-from mmengine.runner.runner import _SlicedDataset
 from torch.utils.data import DataLoader
 
+from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.loaders import check_loader, explained
 
@@ -54,7 +54,7 @@ class CheckedRunner(Runner):
             UserError: The data set is empty or smaller than the only batch, or a host cannot read
                 it.
         """
-        named = [name for name in _LOADERS if getattr(self, f'_{name}') is dataloader]
+        named = [name for name in _LOADERS if loader_config(self, name) is dataloader]
         name = named[0] if named else 'dataloader'
         with explained(name, dataloader):
             loader = super().build_dataloader(dataloader, seed, diff_rank_seed)
@@ -77,4 +77,5 @@ def _local_reader(reader: Callable[[str, Any], dict[str, Any]]) -> Iterator[None
 
 def _goes_beyond_end(dataset: Any) -> bool:
     """Whether ``num_batch_per_epoch`` asks for more images than there are, in vain."""
-    return isinstance(dataset, _SlicedDataset) and len(dataset) > len(dataset._dataset)
+    whole = whole_dataset(dataset)
+    return whole is not dataset and len(dataset) > len(whole)

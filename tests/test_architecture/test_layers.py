@@ -10,10 +10,11 @@ from tests.support.paths import ROOT
 
 PACKAGE = ROOT / 'hstpeft'
 # Layer -> what of hstpeft it may import. A layer may always import itself.
-BASIC = {'errors', 'version'}
+BASIC = {'errors', 'version', 'compat'}
 LAYERS = {
     'errors': set(),
     'version': set(),
+    'compat': {'errors'},
     '__init__': {'version'},
     'registry': BASIC,
     'delta': BASIC,

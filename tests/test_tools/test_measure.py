@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,21 @@ def test_the_training_ends_with_the_tool(tmp_path, trained):
         for _ in range(100):
             os.kill(int(child[0]), 0)
             time.sleep(0.1)
+
+
+PARENT = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, '-I', '-S', '-c', 'b"1" * 400_000_000'], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def test_a_peak_is_in_megabytes_of_a_million_bytes():
+    # Between, a small process: a child's peak is at least that of the one that starts it.
+    command = [sys.executable, '-I', '-S', '-c', PARENT]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    usage = SimpleNamespace(ru_maxrss=int(done.stdout))
+    assert 400 < measure.peak_mb(usage) < 420
 
 
 def test_statistics_and_the_identity_do_not_count(tmp_path):

@@ -2,12 +2,17 @@
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
 
+from hstpeft.delta import owner_table
+from hstpeft.engine.config import load_config
 from hstpeft.errors import UserError
+from tests.support import tiny
 from tools import quickstart
+from tools.analysis import get_flops
 
 
 @pytest.fixture
@@ -58,13 +63,20 @@ def test_an_attempt_that_was_cut_short_counts_in_the_seconds(tmp_path, monkeypat
     assert 100 <= float((tmp_path / 'seconds.txt').read_text()) < 110
 
 
-def test_the_curve_joins_all_attempts(tmp_path):
-    for attempt, steps in (('20260101', (1, 2)), ('20260102', (2, 3))):
-        folder = tmp_path / attempt / 'vis_data'
-        folder.mkdir(parents=True)
-        lines = [json.dumps({'accuracy/top1': 10.0 * step, 'step': step}) for step in steps]
-        (folder / 'scalars.json').write_text('\n'.join([json.dumps({'loss': 1.0}), *lines]))
-    assert quickstart.read_curve(tmp_path) == [(1, 10.0), (2, 20.0), (3, 30.0)]
+@pytest.mark.slow
+def test_a_row_holds_what_the_tools_wrote(trained, tmp_path):
+    """Of a run that is trained already, so that only the test and the count are left."""
+    work_dir = tmp_path / 'hst'
+    shutil.copytree(trained.work_dir, work_dir)
+    env = {**os.environ, 'PYTHONPATH': str(tiny.ROOT)}
+    result = quickstart.train_and_test('hst', trained.task.hst, work_dir, env)
+    rows = owner_table(get_flops.build(load_config(trained.task.hst)))
+    assert (result.trainable, result.total) == tuple(sum(row[i] for row in rows) for i in (1, 2))
+    assert result.trainable < result.total
+    assert result.delta_bytes == (work_dir / 'delta.pth').stat().st_size
+    assert [epoch for epoch, _ in result.curve] == [tiny.EPOCHS]
+    assert result.accuracy == json.loads((work_dir / 'metrics.json').read_text())['accuracy/top1']
+    assert json.loads((work_dir / 'result.json').read_text())['peak_mb'] == result.peak_mb
 
 
 def test_fresh_forgets_the_quickstarts_own_files_only(tmp_path):

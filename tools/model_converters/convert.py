@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.apis import init_model
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, make_delta, save_delta
 from hstpeft.delta.state import frozen_trunk_tensors
 from hstpeft.engine.launch import OptionAction
@@ -74,7 +75,8 @@ def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> 
                 'was trained on as model.backbone.trunk.weights'
             )
     kept = {prefix + key: trunk[key] for key in trunk if prefix + key in own}
-    identity = {'backbone._extra_state': own['backbone._extra_state']}
+    key = f'backbone.{EXTRA_STATE}'
+    identity = {key: own[key]}
     state = {**state, **kept, **identity}
     check_state_dict(own, state, 'the official checkpoint')
     return state

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.runner.runner import _SlicedDataset
 
+from hstpeft.compat import chosen_indices, whole_dataset
 from hstpeft.engine.checks.coco import Categories, check_classes, quoted, read_categories
 from hstpeft.engine.checks.paths import is_local
 from hstpeft.errors import UserError
@@ -60,8 +60,7 @@ def datasets_in(key: str, dataset: Any) -> Iterator[tuple[str, Any]]:
     Of one that ``num_batch_per_epoch`` has cut short it is the whole: what a cut shows of it would
     be taken for all that there is.
     """
-    if isinstance(dataset, _SlicedDataset):
-        dataset = dataset._dataset
+    dataset = whole_dataset(dataset)
     parts, inner = getattr(dataset, 'datasets', None), getattr(dataset, 'dataset', None)
     if isinstance(parts, Sequence) and parts:
         for index, part in enumerate(parts):
@@ -149,5 +148,5 @@ def _count_filtered(key: str, dataset: Any, file: Categories | None) -> list[str
     else:
         count = file.num_images
     left_out = count - len(dataset)
-    cause = 'filter_cfg' if getattr(dataset, '_indices', None) is None else 'filter_cfg and indices'
+    cause = 'filter_cfg' if chosen_indices(dataset) is None else 'filter_cfg and indices'
     return [f'{key}: {cause} left out {left_out} of {count} images'] if left_out else []

@@ -11,12 +11,13 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from hstpeft.compat import EXTRA_STATE
 from hstpeft.errors import UserError
 from hstpeft.registry import MODELS
 
 _PARTS = ('backbone', 'neck')
 _COPY = 'momentum_'
-_IDENTITY = 'backbone._extra_state'
+_IDENTITY = f'backbone.{EXTRA_STATE}'
 
 
 @MODELS.register_module()

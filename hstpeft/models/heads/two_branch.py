@@ -45,10 +45,10 @@ class TwoBranchClsHead(LinearClsHead):
     ) -> dict[str, Tensor]:
         """Return both branches' losses, weighted, and the image branch's accuracy if asked."""
         image, prompt = self._branches(feats)
-        rest = self._get_loss(self.fc(image), data_samples, **kwargs)
+        rest = super().loss(([image, prompt],), data_samples, **kwargs)
         # No part is called ``loss``: mmengine's log has the sum by that name.
         image_loss = (1 - self.prompt_weight) * rest.pop('loss')
-        prompt_loss = self._get_loss(self.fc(prompt), data_samples, **kwargs)['loss']
+        prompt_loss = super().loss(([prompt, image],), data_samples, **kwargs)['loss']
         return dict(image_loss=image_loss, prompt_loss=self.prompt_weight * prompt_loss, **rest)
 
     def _branches(self, feats: tuple[list[Tensor], ...]) -> list[Tensor]:

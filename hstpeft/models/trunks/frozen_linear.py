@@ -1,20 +1,44 @@
 """A Linear that is fast while it is frozen.
 
-Shapes: I input width, O output width.
+Shapes: N rows (all dimensions of an input but the last), I input width, O output width.
 """
+
+import functools
+import os
+import platform
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hstpeft.compat import onednn_linear
+from hstpeft.errors import UserError
+
+MIN_MACS = 1 << 21
+"""Products of fewer multiply-adds (N I O) run through the plain Linear.
+
+Measured on a Zen 5 (torch 2.12.0, 2 threads), oneDNN, called from Python, took 1.2 times as long as
+MKL at 2^20 (1.5 with the backward pass), 0.7 at 2^22 (0.9), 0.5 from 2^24 on.
+"""
+
 
 class FrozenLinear(nn.Linear):
-    """`nn.Linear` whose frozen float32 form runs through oneDNN on the CPU.
+    """`nn.Linear` whose frozen float32 form runs through oneDNN on a CPU where that is faster.
 
-    torch sends float32 Linears to MKL, which on processors of other makers reaches about half of
-    what oneDNN's kernels do; both are exact float32. A frozen weight needs only the two products
-    with it, so nothing but the weight is kept for the backward pass. Trainable, on a GPU, in
-    another dtype, or under autocast it is the plain Linear.
+    torch sends float32 Linears to MKL. On one AMD EPYC (Zen 2 or 3) and on a Zen 5 that reached
+    about half of oneDNN's speed, on a Zen 4 the two were within 10 %; no other maker's processor
+    was measured. Both are float32 throughout. A frozen weight needs only the two products with
+    it, so nothing but the weight is kept for the backward pass.
+
+    oneDNN is taken by a fixed rule: on a processor of AMD, for products of `MIN_MACS` and more,
+    if torch has the operator. Everything else is the plain Linear, as are trainable ones, those on
+    a GPU, in another dtype, under autocast or `torch.compile`. Nothing is timed in the process: the
+    two sum in different orders, so a choice that hung on a timing would make two runs of one seed
+    differ, and a resumed run from an unbroken one.
+
+    The environment variable ``HSTPEFT_ONEDNN`` overrules the processor, 1 (take oneDNN) or 0
+    (never); `tools/benchmark.py` shows which is faster. Leave it as it is within one training.
     """
 
     @classmethod
@@ -29,7 +53,7 @@ class FrozenLinear(nn.Linear):
         frozen = not (
             self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         )
-        if frozen and _suits_onednn(x, self.weight):
+        if frozen and _suits_onednn(x, self.weight) and _prefers_onednn():
             return _OneDNNLinear.apply(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -47,23 +71,37 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return onednn_linear()(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(gradient.contiguous(), weight.t(), None), None, None
+        return onednn_linear()(gradient, weight.t(), None), None, None
 
 
 def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= MIN_MACS
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled('cpu')
+        and not torch.compiler.is_compiling()
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
+@functools.cache
+def _prefers_onednn() -> bool:
+    """Whether this process takes oneDNN for products that suit it."""
+    choice = os.environ.get('HSTPEFT_ONEDNN', '')
+    if choice not in ('', '0', '1'):
+        raise UserError(f'HSTPEFT_ONEDNN={choice} must be 1 (take oneDNN), 0 (never) or unset')
+    wanted = choice == '1' if choice else 'AuthenticAMD' in _processor()
+    return wanted and onednn_linear() is not None
+
+
+def _processor() -> str:
+    """Describe the processor, its maker included."""
+    info = Path('/proc/cpuinfo')
+    return info.read_text() if info.is_file() else platform.processor()

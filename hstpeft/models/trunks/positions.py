@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from hstpeft.compat import version
+
 
 class PositionCache:
     """Resampled position embeddings by grid.
@@ -42,4 +44,4 @@ class PositionCache:
 
 def _state(tensor: Tensor) -> tuple:
     """Tell whether a tensor changed; the version counts changes in place."""
-    return tensor.device, tensor.dtype, tensor._version
+    return tensor.device, tensor.dtype, version(tensor)

@@ -11,6 +11,7 @@ import timm
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
+from hstpeft.compat import window_attention
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.errors import UserError
 from hstpeft.models.recompute import recomputed
@@ -183,7 +184,7 @@ class SwinTrunk(Trunk):
 
 def attend_in_windows(block: SwinTransformerBlock, normed: Tensor) -> Tensor:
     """Attend in the windows of a block, as timm does: (B, h, w, C) in and out."""
-    return block._attn(normed)
+    return window_attention(block, normed)
 
 
 def run_swin_block(
