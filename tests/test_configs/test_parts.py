@@ -39,7 +39,7 @@ def test_a_trunk_part_declares_the_widths_of_the_trunk_that_is_built(name):
 @each_trunk
 def test_a_trunk_part_normalises_as_its_weights_expect(name):
     part = Config.fromfile(TRUNKS[name])
-    tag = f'{part.trunk.arch}.{part.trunk.get("weights")}'
+    tag = f'{part.trunk.get("arch")}.{part.trunk.get("weights")}'
     if not timm.models.is_model_pretrained(tag):
         pytest.skip('the weights are no timm tag, so nobody else says what they expect')
     pretrained = timm.models.get_pretrained_cfg(tag)

@@ -4,7 +4,7 @@ Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ CAPABILITIES = {
     'one_stage': 'blocks of one width on one grid',
     'stages': 'stages of blocks that attend in windows',
     'whole_image': 'attention that reads the whole image in every block',
+    'block_parts': 'blocks whose norms, projections and attention can be run one by one',
     'maps': 'outputs that are maps',
 }
 """What a tuner may need of a trunk, in words."""
@@ -35,6 +36,9 @@ class Trunk(nn.Module, ABC):
 
     Attributes:
         capabilities: Which of `CAPABILITIES` it has.
+        block_layers: By role, the place of a layer inside a block; timm's unless a family has
+            another.
+        outer_layers: By role, the place of a layer before or behind the blocks.
         identity: Hash of the pre-trained tensors, or ``'random'``.
         embed_dims: Width C of the last block.
         num_layers: Number of blocks that run.
@@ -58,6 +62,8 @@ class Trunk(nn.Module, ABC):
     """
 
     capabilities: frozenset[str]
+    block_layers: Mapping[str, str] = BLOCK_LAYERS
+    outer_layers: Mapping[str, str] = OUTER_LAYERS
     identity: str
     embed_dims: int
     num_layers: int
@@ -176,8 +182,7 @@ class Trunk(nn.Module, ABC):
     def layer_names(self, index: int | None) -> list[str]:
         """List the roles of the layers with parameters of a block, or (None) outside the blocks."""
         idle = {id(module) for module in self.idle_modules()}
-        table = OUTER_LAYERS if index is None else BLOCK_LAYERS
-        found = {name: self._find(index, name) for name in table}
+        found = {name: self._find(index, name) for name in self._layers(index)}
         return [n for n, layer in found.items() if has_parameters(layer) and id(layer) not in idle]
 
     def layer_path(self, index: int | None, name: str) -> str:
@@ -213,11 +218,16 @@ class Trunk(nn.Module, ABC):
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(self.frozen_dtype)
 
+    def _layers(self, index: int | None) -> Mapping[str, str]:
+        return self.outer_layers if index is None else self.block_layers
+
     def _path(self, index: int | None, name: str) -> str:
-        table = OUTER_LAYERS if index is None else BLOCK_LAYERS
-        return table[name] if index is None else f'{self.block_path(index)}.{table[name]}'
+        path = self._layers(index)[name]
+        return path if index is None else f'{self.block_path(index)}.{path}'
 
     def _find(self, index: int | None, name: str) -> nn.Module | None:
+        if name not in self._layers(index):
+            return None
         module = self.net
         for part in self._path(index, name).split('.'):
             module = getattr(module, part, None)

@@ -1,8 +1,9 @@
 """Standing on the output of a named Linear or norm of a trunk.
 
-A trunk names its layers by their role (``qkv``, ``fc1``, ``norm1`` ...), whatever timm calls
-them. What a tuner puts on one becomes part of the trunk's module tree, as HF peft's layers do: the
-parameters are the tuner's, and a delta names them by their place.
+A trunk names its layers by their role (``qkv``, ``fc1``, ``norm1`` ...), whatever the module that
+holds them calls them: the tables here have timm's names, another family brings its own. What a
+tuner puts on one becomes part of the trunk's module tree, as HF peft's layers do: the parameters are
+the tuner's, and a delta names them by their place.
 """
 
 from torch import Tensor, nn

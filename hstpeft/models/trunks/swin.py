@@ -48,7 +48,7 @@ class SwinTrunk(Trunk):
             ``img_size`` gives, weights that do not fit.
     """
 
-    capabilities = frozenset({'front_tokens', 'stages', 'maps'})
+    capabilities = frozenset({'front_tokens', 'stages', 'block_parts', 'maps'})
     num_prefix_tokens = 0
     output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')

@@ -53,7 +53,9 @@ class ViTTrunk(OneStageTrunk):
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
     """
 
-    capabilities = frozenset({'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'maps'})
+    capabilities = frozenset(
+        {'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'block_parts', 'maps'}
+    )
 
     def __init__(
         self,

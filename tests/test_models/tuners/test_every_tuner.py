@@ -1,6 +1,7 @@
 """What holds for every tuner on every trunk that it is defined for, in a host's classifier.
 
-A new method is one row of `TUNERS`, a new trunk family one of `TRUNKS`.
+A new method is one row of `TUNERS`; a new trunk family is one of `TRUNKS`, its width, and its name
+among the trunks that some methods ask for.
 """
 
 import copy
@@ -10,6 +11,7 @@ import torch
 from mmpretrain.structures import DataSample
 
 from hstpeft.errors import UserError
+from hstpeft.models.trunks import Places
 from tests.support import models
 
 TRUNKS = {
@@ -38,25 +40,32 @@ TRUNKS = {
     ),
 }
 WIDTHS = {'vit': 32, 'swin': 128, 'hvt': 32}
+# Trunks by what methods need of them; written out, so that a lost capability is noticed.
+EVERY = tuple(TRUNKS)
+ONE_SEQUENCE = ('vit',)
+FRONT_TOKENS = ('vit', 'swin')
 TUNERS = {
-    'frozen': (dict(type='hstpeft.FrozenTuner'), ('vit', 'swin', 'hvt')),
-    'full': (dict(type='hstpeft.FullTuner'), ('vit', 'swin', 'hvt')),
-    'hst': (models.hst_config(), ('vit',)),
-    'arc': (dict(type='hstpeft.ARCTuner', adapter_dims=4), ('vit', 'swin', 'hvt')),
-    'arc-att': (dict(type='hstpeft.ARCTuner', positions=['attention']), ('vit', 'swin', 'hvt')),
+    'frozen': (dict(type='hstpeft.FrozenTuner'), EVERY),
+    'full': (dict(type='hstpeft.FullTuner'), EVERY),
+    'hst': (models.hst_config(), ONE_SEQUENCE),
+    'arc': (dict(type='hstpeft.ARCTuner', adapter_dims=4), EVERY),
+    'arc-att': (dict(type='hstpeft.ARCTuner', positions=['attention']), EVERY),
     'lora': (
         dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc1', 'fc2'], rank=2),
-        ('vit', 'swin', 'hvt'),
+        EVERY,
     ),
     'sa2vp': (dict(type='hstpeft.SA2VPTuner', inner_dims=4), ('vit', 'swin')),
     'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
-    'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ('vit',)),
-    'memory-tokens-standard': (dict(type='hstpeft.MemoryTokensTuner', mode='standard'), ('vit',)),
-    'ssf': (dict(type='hstpeft.SSFTuner'), ('vit', 'swin', 'hvt')),
-    'vpt': (dict(type='hstpeft.VPTTuner', num_tokens=2), ('vit', 'swin')),
-    'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), ('vit', 'swin')),
-    'bitfit': (dict(type='hstpeft.SelectiveTuner'), ('vit', 'swin', 'hvt')),
-    'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), ('vit', 'swin', 'hvt')),
+    'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ONE_SEQUENCE),
+    'memory-tokens-standard': (
+        dict(type='hstpeft.MemoryTokensTuner', mode='standard'),
+        ONE_SEQUENCE,
+    ),
+    'ssf': (dict(type='hstpeft.SSFTuner'), EVERY),
+    'vpt': (dict(type='hstpeft.VPTTuner', num_tokens=2), FRONT_TOKENS),
+    'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), FRONT_TOKENS),
+    'bitfit': (dict(type='hstpeft.SelectiveTuner'), EVERY),
+    'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), EVERY),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
@@ -98,6 +107,24 @@ def train(model, steps):
         optimizer.step()
         optimizer.zero_grad()
     return moved
+
+
+PLACES = [name for name, value in vars(Places).items() if callable(value)]
+
+
+@pytest.mark.parametrize('trunk', TRUNKS)
+def test_a_block_calls_every_place_once(trunk, monkeypatch):
+    called = []
+
+    def noted(name, place):
+        return lambda *arguments: called.append(name) or place(*arguments)
+
+    for name in PLACES:
+        monkeypatch.setattr(Places, name, noted(name, getattr(Places, name)))
+    built = models.MODELS.build(dict(TRUNKS[trunk]))
+    tokens, grid = built.embed(models.images(1, 3, 32, 32))
+    built.run(tokens, Places(), [0], grid)
+    assert len(PLACES) == 10 and sorted(called) == sorted(PLACES)
 
 
 def logits(model, size=32):

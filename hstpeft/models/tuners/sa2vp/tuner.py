@@ -50,7 +50,7 @@ class SA2VPTuner(Tuner):
         drop_rate: Dropout in the MLPs and after the cross-attention (0.1 in the official recipe).
     """
 
-    needs = ('maps',)
+    needs = ('maps', 'block_parts')
     num_branches = 2
 
     def __init__(
