@@ -100,7 +100,7 @@ class HVTTrunk(OneStageTrunk):
         self.frozen_dtype = check_dtype(dtype)
         size = HVT_SIZES[arch]
         self.vit = create_hvt(size, dict(arch_options or {}))
-        self._describe_shape()
+        self.declare_shape()
         self.pixel_multiple = (1, 1)
         self.mean, self.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # DeiT's recipe
         self.pool_kernel_size, self.pool_stride = pool_kernel_size, pool_stride

@@ -50,7 +50,7 @@ class OneStageTrunk(Trunk):
         """Return heads, activation and eps."""
         return self.block_form
 
-    def _describe_shape(self) -> None:
+    def declare_shape(self) -> None:
         """Declare what follows from timm's model, once it is built."""
         # Now, since a tuner may stand on the layers later.
         self.block_form = describe_block(self.block(0))

@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 from timm.layers import PatchEmbed
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -87,3 +88,39 @@ def _unsupported(vit: nn.Module) -> str:
     if vit.attn_pool is not None or not isinstance(vit.patch_drop, nn.Identity):
         return 'it has attention pooling or patch dropout'
     return ''
+
+
+def create_swin(arch: str, options: dict[str, Any]) -> SwinTransformer:
+    """Build a timm Swin without weights.
+
+    Raises:
+        UserError: ``arch`` is unknown or no Swin, or an option is wrong.
+    """
+    family = timm.list_models(module='swin_transformer')
+    check_arch(arch, options, family, SwinTransformer)
+    swin = create_model(arch, {'drop_path_rate': 0.0, **options}) if arch in family else None
+    if type(swin) is not SwinTransformer:
+        raise UserError(
+            f'trunk.arch {arch!r} is not supported (it is no Swin): use a Swin of timm such as '
+            'swin_base_patch4_window7_224'
+        )
+    for stage, layer in enumerate(swin.layers):
+        _check_windows(stage, layer.output_resolution, layer.blocks[0].window_size, swin)
+        for block in layer.blocks:
+            # As in Microsoft's code; timm would go on shifting along the other side.
+            if 0 in block.shift_size:
+                block.shift_size = (0, 0)
+    return swin
+
+
+def _check_windows(
+    stage: int, grid: tuple[int, int], window: tuple[int, int], swin: SwinTransformer
+) -> None:
+    """Refuse a design whose windows stand over the edge: it was never pre-trained like that."""
+    if grid[0] % window[0] or grid[1] % window[1]:
+        multiple = window[0] * swin.patch_embed.patch_size[0] * 2 ** (len(swin.layers) - 1)
+        raise UserError(
+            f'trunk.arch_options img_size={swin.patch_embed.img_size} gives stage {stage} a grid '
+            f'of {grid[0]} x {grid[1]}, which windows of {window[0]} x {window[1]} do not divide: '
+            f'use an img_size that is a multiple of {multiple}, or another window_size'
+        )

@@ -73,7 +73,7 @@ class ViTTrunk(OneStageTrunk):
         wrap_linears(self.vit.blocks)
         for block in self.vit.blocks:
             block.mlp.drop1.p = block.mlp.drop2.p = max(mlp_drop_rate, block.mlp.drop1.p)
-        self._describe_shape()
+        self.declare_shape()
         self.pixel_multiple = self.patch_size
         self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.out_types = ('cls_token', 'avg_featmap', 'featmap', 'raw')
