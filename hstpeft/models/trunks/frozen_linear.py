@@ -1,6 +1,6 @@
 """A Linear that is fast while it is frozen.
 
-Shapes: N rows (all dimensions of an input but the last), I input width, O output width.
+Shapes: I input width, O output width.
 """
 
 import functools
@@ -15,13 +15,6 @@ from torch.autograd.function import once_differentiable
 from hstpeft.compat import onednn_linear
 from hstpeft.errors import UserError
 
-MIN_MACS = 1 << 21
-"""Products of fewer multiply-adds (N I O) run through the plain Linear.
-
-Measured on a Zen 5 (torch 2.12.0, 2 threads), oneDNN, called from Python, took 1.2 times as long as
-MKL at 2^20 (1.5 with the backward pass), 0.7 at 2^22 (0.9), 0.5 from 2^24 on.
-"""
-
 
 class FrozenLinear(nn.Linear):
     """`nn.Linear` whose frozen float32 form runs through oneDNN on a CPU where that is faster.
@@ -31,11 +24,13 @@ class FrozenLinear(nn.Linear):
     was measured. Both are float32 throughout. A frozen weight needs only the two products with
     it, so nothing but the weight is kept for the backward pass.
 
-    oneDNN is taken by a fixed rule: on a processor of AMD, for products of `MIN_MACS` and more,
-    if torch has the operator. Everything else is the plain Linear, as are trainable ones, those on
-    a GPU, in another dtype, under autocast or `torch.compile`. Nothing is timed in the process: the
-    two sum in different orders, so a choice that hung on a timing would make two runs of one seed
-    differ, and a resumed run from an unbroken one.
+    oneDNN is taken by a fixed rule: on a processor of AMD, if torch has the operator. Everything
+    else is the plain Linear, as are trainable ones, those on a GPU, in another dtype, under autocast
+    or `torch.compile`. Nothing is timed in the process, by shape or once: the two sum in different
+    orders, so a choice that hung on a timing would make two runs of one seed differ, and a resumed
+    run from an unbroken one. Small products are no exception, though oneDNN loses there (below 2^21
+    multiply-adds, 1.2 times MKL's time on a Zen 5): it is microseconds, and a bound would give every
+    delta of a small model other last digits than it was trained with.
 
     The environment variable ``HSTPEFT_ONEDNN`` overrules the processor, 1 (take oneDNN) or 0
     (never); `tools/benchmark.py` shows which is faster. Leave it as it is within one training.
@@ -84,7 +79,7 @@ def _suits_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= MIN_MACS
+        and x.numel() > 0
         and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()

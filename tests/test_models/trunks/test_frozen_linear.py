@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from hstpeft import compat
 from hstpeft.errors import UserError
 from hstpeft.models.trunks import frozen_linear
-from hstpeft.models.trunks.frozen_linear import MIN_MACS, FrozenLinear, wrap_linears
+from hstpeft.models.trunks.frozen_linear import FrozenLinear, wrap_linears
 
-WIDTHS, ROWS = (128, 256), 64  # exactly MIN_MACS
+WIDTHS, ROWS = (128, 256), 64
 AMD = 'processor : 0\nvendor_id : AuthenticAMD\n'
 INTEL = 'processor : 0\nvendor_id : GenuineIntel\n'
 
@@ -126,11 +126,9 @@ def test_without_onednn_it_is_the_plain_linear_bit_for_bit(calls, monkeypatch, w
     assert not calls
 
 
-def test_small_products_other_dtypes_autocast_and_training_are_plain(calls):
+def test_no_rows_other_dtypes_autocast_and_training_are_plain(calls):
     plain, frozen = pair()
-    assert ROWS * WIDTHS[0] * WIDTHS[1] == MIN_MACS
     x = torch.randn(ROWS, WIDTHS[0])
-    assert torch.equal(frozen(x[:-1]), plain(x[:-1]))
     assert torch.equal(frozen(x[:0]), plain(x[:0]))
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.equal(frozen(x), plain(x))
