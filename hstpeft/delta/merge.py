@@ -5,6 +5,7 @@ import copy
 from torch import Tensor, nn
 
 from hstpeft.delta.fingerprint import RANDOM, fingerprint
+from hstpeft.delta.ownership import freeze_all_but
 
 
 def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
@@ -22,11 +23,11 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     """
     merged = copy.deepcopy(model)
     backbone = merged.backbone
-    frozen = {id(p) for name, p in backbone.named_parameters() if name in backbone.frozen_names}
     backbone.merge_tuner()
-    # LoRA's layers had put their own name into those of the weights they wrap.
+    # What was trained of the trunk is the trunk now, and no longer part of what is saved.
+    freeze_all_but(backbone, backbone.out_norms.parameters())
     backbone.frozen_names = frozenset(
-        name for name, p in backbone.named_parameters() if id(p) in frozen
+        name for name, p in backbone.named_parameters() if not p.requires_grad
     )
     trunk = {name: p.detach().clone() for name, p in backbone.trunk.net.named_parameters()}
     if backbone.trunk.identity != RANDOM:

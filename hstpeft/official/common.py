@@ -74,12 +74,15 @@ def leaves(pairs: Mapping[str, str | tuple[str, int]]) -> dict[str, str | tuple[
     return names
 
 
-def swin_names(depths: tuple[int, ...], prefix: str = '') -> dict[str, str | tuple[str, int]]:
+def swin_names(
+    depths: tuple[int, ...], prefix: str = '', qkv_bias: bool = True
+) -> dict[str, str | tuple[str, int]]:
     """Pair the names of an official Swin with ours; its patch merging ends the stage before.
 
     Args:
         depths: Blocks of each stage.
         prefix: What the official names begin with.
+        qkv_bias: Whether queries, keys and values have one.
     """
     modules = {
         f'{prefix}{part}': SWIN + part for part in ('patch_embed.proj', 'patch_embed.norm', 'norm')
@@ -99,7 +102,8 @@ def swin_names(depths: tuple[int, ...], prefix: str = '') -> dict[str, str | tup
                 modules[f'{prefix}{part}.{module}'] = f'{SWIN}{part}.{module}'
             table = f'{part}.attn.relative_position_bias_table'
             names[prefix + table] = SWIN + table
-    return {**leaves(modules), **names}
+    names = {**leaves(modules), **names}
+    return {key: own for key, own in names.items() if qkv_bias or not key.endswith('.qkv.bias')}
 
 
 def without_swin_tables(official: Mapping[str, Tensor]) -> dict[str, Tensor]:

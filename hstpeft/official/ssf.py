@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from hstpeft.errors import UserError
 from hstpeft.official.common import SWIN, TRUNK, without_swin_tables
 
 _HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
@@ -23,6 +24,9 @@ def ssf_name(key: str, net: str) -> str | None:
     Args:
         key: e.g. ``blocks.0.attn.ssf_scale_2``.
         net: What our names begin with, `TRUNK` or `SWIN`.
+
+    Raises:
+        UserError: It is the name of a pair that official SSF does not have.
     """
     if key in _HEAD:
         return _HEAD[key]
@@ -31,7 +35,10 @@ def ssf_name(key: str, net: str) -> str | None:
         return None
     last = place.rpartition('.')[2]
     kind, number = leaf.removeprefix('ssf_').split('_')
-    layer = _LAYERS['block' if last.isdigit() else last][int(number) - 1]
+    layers = _LAYERS.get('block' if last.isdigit() else last, ())
+    layer = dict(enumerate(layers, start=1)).get(int(number))
+    if layer is None:
+        raise UserError(f'not an official SSF checkpoint: left over [{key!r}]')
     return f'{net}{place}.{layer}.adapter.{kind}' if place else f'{net}{layer}.adapter.{kind}'
 
 

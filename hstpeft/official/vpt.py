@@ -82,7 +82,9 @@ def split_vpt(
             count(kept, f'{_STAGES}layers.{s}.blocks.')
             for s in range(count(kept, f'{_STAGES}layers.'))
         ]
-        names = {**swin_names(tuple(depths), _STAGES), **leaves({'head.last_layer': 'head.fc'})}
+        has_bias = f'{_STAGES}layers.0.blocks.0.attn.qkv.bias' in kept
+        names = swin_names(tuple(depths), _STAGES, has_bias)
+        names |= leaves({'head.last_layer': 'head.fc'})
         net = SWIN
     if f'{_VIT}prompt_proj.weight' in kept:
         names |= leaves({f'{_VIT}prompt_proj': f'{_TUNER}proj'})

@@ -27,7 +27,7 @@ def build(case: Case) -> nn.Module:
     a = case.arguments
     unknown = a.keys() - _READ
     # The adapter's dropout is a constant of the official code.
-    if unknown or a['all dropout'] or case.mode == 'train':
+    if unknown or case.mode == 'train':
         raise UnknownArgument(f'arguments {sorted(unknown) or "with dropout"} are not understood')
     adapter_norm = a['ffn_adapter_layernorm_option']
     weights, delta, _ = split_adaptformer(case.weights, adapter_norm)

@@ -28,7 +28,8 @@ def build(case: Case) -> nn.Module:
     a = case.arguments
     is_swin = 'depths' in a
     unknown = a.keys() - ({'model', 'classes', *SWIN_ARGUMENTS} if is_swin else _READ_VIT)
-    if unknown or a.get('all dropout') or a.get('drop path'):
+    dropping = a.get('all dropout') or a.get('drop path')
+    if unknown or (dropping and case.mode == 'train'):
         raise UnknownArgument(f'arguments {sorted(unknown) or "with dropout"} are not understood')
     weights, delta = split_ssf(case.weights)
     trunk = swin_trunk(weights, a) if is_swin else vit_trunk(weights, a)
@@ -51,5 +52,5 @@ def run(case: Case, model: nn.Module) -> Run:
     outputs = {k: v.flatten(1, 2) if v.dim() == 4 else v for k, v in outputs.items()}
     net = SWIN if is_swin else TRUNK
     own = trainable(model)
-    names = {ssf_name(key, net): key for key, _, free in case.meta['parameters'] if free}
+    names = {ssf_name(key, net): key for key, *_ in case.meta['parameters']}
     return Run(outputs, {names[name]: parameter for name, parameter in own.items()})

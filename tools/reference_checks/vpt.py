@@ -33,8 +33,8 @@ def build(case: Case) -> nn.Module:
     is_usual = (a['transfer type'], a['location'], a['head hidden layers']) == (
         'prompt', 'prepend', 0,
     )  # fmt: skip
-    dropping = a.get('all dropout') or a.get('drop path')
-    if unknown or not is_usual or dropping or (a['prompt dropout'] and case.mode == 'train'):
+    # Only the prompts drop: officially the frozen trunk stays in eval mode.
+    if unknown or not is_usual or (a['prompt dropout'] and case.mode == 'train'):
         raise UnknownArgument(f'arguments {sorted(unknown) or a} are not understood')
     weights, delta, _ = split_vpt(case.weights)
     trunk = swin_trunk(weights, a) if is_swin else vit_trunk(weights, a)
@@ -73,7 +73,9 @@ def official_parameters(case: Case, model: nn.Module) -> dict[str, nn.Parameter]
     names = {name: key for key, name in split_vpt(case.weights)[2].items()}
     for key, rows in prompt_rows(case.weights).items():
         parts = [own.pop(name) for name in rows]
-        found[key] = nn.Parameter(torch.cat(parts).detach())
-        if all(part.grad is not None for part in parts):
+        # A single block has deep prompts without rows.
+        value = torch.cat(parts) if parts else case.weights[key]
+        found[key] = nn.Parameter(value.detach())
+        if parts and all(part.grad is not None for part in parts):
             found[key].grad = torch.cat([part.grad for part in parts])
     return {**found, **{names[name]: parameter for name, parameter in own.items()}}

@@ -84,7 +84,8 @@ def finish_block(
     tokens = places.before_mlp_norm(index, tokens)
     normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
     branch = block.drop_path2(block.ls2(block.mlp(normed)))
-    return places.beside_mlp(index, tokens) + places.after_mlp(index, branch, normed)
+    branch = places.after_mlp(index, branch, normed)
+    return places.beside_mlp(index, tokens) + branch
 
 
 def project_qkv(attn: Attention, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,6 +26,7 @@ BLOCK_LAYERS = {
 OUTER_LAYERS = {
     'patch': 'patch_embed.proj',
     'patch_norm': 'patch_embed.norm',
+    'pre_norm': 'norm_pre',
     'final_norm': 'norm',
     'pool_norm': 'fc_norm',
 }

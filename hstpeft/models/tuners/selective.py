@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from hstpeft.errors import UserError, check_names
@@ -21,6 +22,9 @@ class SelectiveTuner(Tuner):
 
     Args:
         parts: ``biases`` of Linears, norms and convolutions, ``norms`` with weight and bias.
+
+    Raises:
+        UserError: A wrong option; a trunk that is to be held in another dtype than float32.
     """
 
     def __init__(self, parts: Sequence[str] = ('biases',)) -> None:
@@ -28,7 +32,14 @@ class SelectiveTuner(Tuner):
         self.parts = check_names('tuner.parts', parts, PARTS)
 
     def attach(self, trunk: Trunk) -> None:
-        """There is nothing to build."""
+        """Build nothing; refuse layers whose weight and bias would be of two dtypes."""
+        if trunk.frozen_dtype != torch.float32:
+            dtype = str(trunk.frozen_dtype).removeprefix('torch.')
+            raise UserError(
+                f'trunk.dtype {dtype!r} is for layers that are frozen whole, and SelectiveTuner '
+                "trains parts of them in float32: use 'float32' (tools/train.py --amp or --bf16 "
+                'computes in half precision)'
+            )
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return the chosen parameters of what runs.

@@ -19,7 +19,8 @@ class VPTTuner(Tuner):
     """Prompt tokens between the prefix tokens and the patches.
 
     Shallow: they enter once and travel along. Deep: every further block has prompt tokens of its
-    own, which replace what became of those before. In a Swin every window reads a copy of them.
+    own, which replace what became of those before. In a Swin every window reads a copy of them, of
+    its own image (the official code mixes up those of a batch).
     Prompts are uniform in +-sqrt(6 / (3 patch^2 + R)) at first. An average over the tokens
     (``avg_featmap``) includes the prompts, as officially; maps do not.
 

@@ -29,6 +29,14 @@ CASES = {
     'swin-sa2vp': (SWIN_DROPS, SA2VP),
     'swin-full': (SWIN_DROPS, dict(type='hstpeft.FullTuner')),
     'hvt-arc': (HVT, ARC),
+    'ssf': (None, dict(type='hstpeft.SSFTuner')),
+    'swin-ssf': (SWIN_DROPS, dict(type='hstpeft.SSFTuner')),
+    'vpt': (None, dict(type='hstpeft.VPTTuner', drop_rate=0.3)),
+    'vpt-shallow-projected': (None, dict(type='hstpeft.VPTTuner', deep=False, prompt_dims=6)),
+    'swin-vpt': (SWIN_DROPS, dict(type='hstpeft.VPTTuner', drop_rate=0.3)),
+    'adaptformer': (None, dict(type='hstpeft.AdaptFormerTuner', num_prompt_tokens=2)),
+    'swin-adaptformer': (SWIN_DROPS, dict(type='hstpeft.AdaptFormerTuner', form='sequential')),
+    'bitfit': (None, dict(type='hstpeft.SelectiveTuner')),
 }  # fmt: skip
 
 

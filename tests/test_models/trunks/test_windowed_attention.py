@@ -26,6 +26,11 @@ TUNERS = {
     'full': dict(type='hstpeft.FullTuner'),
     'memory-prop': dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2),
     'memory-standard': dict(type='hstpeft.MemoryTokensTuner', mode='standard'),
+    'vpt': dict(type='hstpeft.VPTTuner', num_tokens=2),
+    'vpt-shallow': dict(type='hstpeft.VPTTuner', num_tokens=2, deep=False),
+    'adaptformer-prompts': dict(
+        type='hstpeft.AdaptFormerTuner', num_prompt_tokens=2, drop_rate=0.0
+    ),
 }
 # Pixels; a patch is 8 x 8 and a window 3 x 3: grids of 5 x 7, 2 x 8 and 6 x 3.
 SIZES = [(40, 56), (9, 61), (48, 24)]

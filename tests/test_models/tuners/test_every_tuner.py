@@ -204,3 +204,19 @@ def test_a_delta_of_one_form_of_sa2vp_does_not_load_into_the_other():
     plain, accelerated = (models.build(config(t, 'vit')) for t in ('sa2vp', 'sa2vp-accelerated'))
     with pytest.raises(UserError, match=r'made with the tuner SA2VPTuner, .* \(accelerated\)'):
         accelerated.load_state_dict(plain.state_dict())
+
+
+@pytest.mark.parametrize(('tuner', 'trunk'), DEFINED)
+def test_every_tensor_that_is_trained_changes_the_logits(tuner, trunk):
+    model = models.build(config(tuner, trunk)).double().eval()
+    image = models.images(2, 3, 32, 32, seed=9).double()
+    with torch.no_grad():
+        before = model.head(model.extract_feat(image))
+        for name, parameter in model.named_parameters():
+            # A bias of keys alone has no effect under the softmax.
+            if not parameter.requires_grad or name.endswith('attn.k.bias'):
+                continue
+            kept = parameter.clone()
+            parameter += torch.randn(parameter.shape, dtype=torch.float64)
+            assert (model.head(model.extract_feat(image)) - before).abs().max() > 1e-9, name
+            parameter.copy_(kept)
