@@ -2,7 +2,7 @@
 
     python tools/check_reference.py ../shared/reference [--system hst] [--float64]
 
-Runs every case (`<system>/<case>.json` with its `.npz`) under a folder, prints a line a case and
+Runs every case (`<system>/<case>.json` with its `.npz`) under a folder, prints one line per case and
 `N passed, N failed`; the exit status is 0 only if there are cases and all passed.
 """
 

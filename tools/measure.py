@@ -1,4 +1,4 @@
-"""Train configs, test them, and write one JSON a run and one table of all.
+"""Train configs, test them, and write one JSON per run and one table of all.
 
 python tools/measure.py CONFIG [CONFIG ...] --out DIR [--cfg-options KEY=VALUE ...]
 

@@ -71,7 +71,7 @@ class ListedImages(BaseDataset):
         """Read and check the list."""
         root, path = Path(self.data_root), Path(self.ann_file)
         if not root.is_dir():
-            raise UserError(f'data_root {root} does not exist: mend the path or fetch the data')
+            raise UserError(f'data_root {root} does not exist: fix the path or fetch the data')
         if not path.is_file():
             raise UserError(f'ann_file {path} does not exist: the data folder has another layout')
         entries = self.read_entries(path)
@@ -81,7 +81,7 @@ class ListedImages(BaseDataset):
             if not 0 <= label < self.num_classes:
                 raise UserError(
                     f'label {label} of {name} ({where}) is outside 0..{self.num_classes - 1}: '
-                    'mend the list or the number of classes'
+                    'fix the list or the number of classes'
                 )
         items = [{'img_path': str(root / name), 'gt_label': label} for name, label, _ in entries]
         return self._without_bad(items) if self.on_bad_image == 'skip' else items

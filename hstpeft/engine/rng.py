@@ -72,7 +72,11 @@ class RNGStateHook(Hook):
 
 
 def capture() -> Tensor:
-    """Pack the states of python, numpy and torch (CPU and current GPU) into a byte tensor."""
+    """Pack the states of python, numpy and torch (CPU and current GPU) into a byte tensor.
+
+    Bytes and not the objects: a checkpoint must load with ``weights_only=True``, which lets in
+    tensors but neither tuples of python's generator nor numpy's arrays.
+    """
     version, numbers, gauss = random.getstate()
     _, keys, position, has_gauss, cached = np.random.get_state()
     parts = [
@@ -91,11 +95,13 @@ def capture() -> Tensor:
 def restore(state: Tensor) -> None:
     """Undo `capture`."""
     raw = bytes(state.tolist())
+    # `capture` wrote the lengths of its seven parts first: their sizes differ by version and machine.
     sizes, start, parts = np.frombuffer(raw[:56], dtype=np.int64), 56, []
     for size in sizes:
         parts.append(raw[start : start + size])
         start += size
     version, *numbers = np.frombuffer(parts[0], dtype=np.int64).tolist()
+    # Both gauss generators make two numbers at once and keep one: without it the next draw differs.
     gauss = float(np.frombuffer(parts[1])[0])
     random.setstate((version, tuple(numbers), None if np.isnan(gauss) else gauss))
     position, has_gauss = np.frombuffer(parts[3], dtype=np.int64).tolist()

@@ -1,4 +1,4 @@
-"""Names of the official implementations' checkpoints, and ours: one system a file."""
+"""Names of the official implementations' checkpoints, and ours: one file per system."""
 
 from hstpeft.official.arc import join_arc, split_arc
 from hstpeft.official.common import SWIN, TRUNK

@@ -65,7 +65,7 @@ def _draws(kind: type[Visualizer], host: type[Visualizer]) -> bool:
 
 
 class PictureFolder:
-    """A folder of pictures, one a sample, named like the images.
+    """A folder of pictures, one per sample, named like the images.
 
     Args:
         folder: Made if need be.

@@ -53,7 +53,7 @@ TASKS = {
     'cascade-mask-rcnn': Task('mmdet', 'dsb2018', 'coco/segm_mAP'),
     'atss': Task('mmdet', 'bccd', 'coco/bbox_mAP'),
 }
-# Maps of four strides (HST, Swin), and one map or one a level of a plain ViT.
+# Maps of four strides (HST, Swin), and one map or one per level of a plain ViT.
 SYSTEMS = ('hst', 'arc', 'lora', 'arc-swin')
 
 _LEAF = """
@@ -152,7 +152,7 @@ def write_leaf(
 
 
 def _backbone(tuner: dict, trunk: str, shared: Path) -> dict:
-    """Make a backbone of four maps, of one map, or of one a level, from a base tuner."""
+    """Make a backbone of four maps, of one map, or of one per level, from a base tuner."""
     arch, arch_options = (ARCH, VIT) if trunk == 'vit' else (SWIN_ARCH, SWIN)
     kind = 'ViTTrunk' if trunk == 'vit' else 'SwinTrunk'
     source = dict(arch=arch, arch_options=arch_options, weights=str(weights(trunk, shared)))

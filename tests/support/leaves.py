@@ -36,7 +36,7 @@ VARIABLES = {
 
 @functools.cache
 def shipped(name: str) -> Config:
-    """Load a leaf once a session: read it, never change it."""
+    """Load a leaf once per session: read it, never change it."""
     return load_config(LEAVES[name])
 
 

@@ -155,7 +155,7 @@ def train(config: Path, work_dir: Path, *flags: str, options: Sequence[str] = ()
 
 @functools.cache
 def trained(base: Path) -> Run:
-    """Train the tiny HST once a session."""
+    """Train the tiny HST once per session."""
     task = make_task(base / 'trained')
     return Run(task, train(task.hst, task.folder / 'work'))
 

@@ -46,7 +46,7 @@ def registered() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope='module')
 def answers(registered):
-    """One fresh interpreter a host, all at once: each spends its time on imports."""
+    """One fresh interpreter per host, all at once: each spends its time on imports."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
     running = {
         host: subprocess.Popen(

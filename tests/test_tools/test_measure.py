@@ -1,4 +1,4 @@
-"""tools/measure.py: one JSON a run, resumable, and a table."""
+"""tools/measure.py: one JSON per run, resumable, and a table."""
 
 import json
 import os

@@ -196,7 +196,7 @@ def count_roi_head(model: nn.Module) -> tuple[dict[str, int], list[str]]:
         if head is None:
             continue
         extractor = getattr(roi_head, f'{kind}_roi_extractor', None) or roi_head.bbox_roi_extractor
-        # A cascade has one head a stage.
+        # A cascade has one head per stage.
         heads = list(head) if isinstance(head, nn.ModuleList) else [head]
         extractors = list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
         macs = 0

@@ -1,1 +1,1 @@
-"""Parts of tools/benchmark.py: what the systems share, and one file a system."""
+"""Parts of tools/benchmark.py: what the systems share, and one file per system."""

@@ -1,1 +1,1 @@
-"""Parts of tools/check_reference.py: the recipe, the comparison, and one file a system."""
+"""Parts of tools/check_reference.py: the recipe, the comparison, and one file per system."""

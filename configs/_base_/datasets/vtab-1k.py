@@ -1,4 +1,4 @@
-# VTAB-1k in the list layout of the PEFT papers: 800 training and 200 validation images a task.
+# VTAB-1k in the list layout of the PEFT papers: 800 training and 200 validation images per task.
 #   VTAB_TASK   name of a task: one of the table below, or any folder with the lists and classes.txt
 #   VTAB_ROOT   folder that holds the task folders
 # Training is on train800val200; the validation loader reads the test split, as the papers report

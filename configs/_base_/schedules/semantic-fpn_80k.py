@@ -1,4 +1,4 @@
-# Ours: HST's own is not published. AdamW lr 1e-4, weight decay 1e-4, poly 0.9 and 16 images a step as in
+# Ours: HST's own is not published. AdamW lr 1e-4, weight decay 1e-4, poly 0.9 and 16 images per step as in
 # PVT's Semantic FPN (https://arxiv.org/abs/2102.12122), with the warm-up of UperNet's schedule.
 _base_ = './common/by_iteration.py'
 optim_wrapper = dict(

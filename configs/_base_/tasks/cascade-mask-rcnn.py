@@ -1,5 +1,5 @@
 # Cascade Mask R-CNN (https://arxiv.org/abs/1712.00726): three box heads, each stricter than the one
-# before, and a mask head a stage. The leaf fills in what it fills in for Mask R-CNN, the class count
+# before, and a mask head per stage. The leaf fills in what it fills in for Mask R-CNN, the class count
 # of every head of the lists included.
 _base_ = './mask-rcnn.py'
 box_head = dict(

@@ -34,7 +34,7 @@ def render_image(task: str, label: int, rng: Generator, size: int = 64) -> np.nd
     check_task(task)
     num_classes = len(TASKS[task].classes)
     if not 0 <= label < num_classes:
-        raise UserError(f'label {label} of task {task!r} is outside 0..{num_classes - 1}: mend it')
+        raise UserError(f'label {label} of task {task!r} is outside 0..{num_classes - 1}: fix it')
     if size < MIN_IMG_SIZE:
         raise UserError(f'size {size} is too small to show a scene: use {MIN_IMG_SIZE} or more')
     paint, _ = TASKS[task].draw(label, rng, size)

@@ -100,7 +100,7 @@ def _check(seed: int, size: tuple[int, int], num_classes: int) -> None:
     if min(size) < MIN_SIDE:
         raise UserError(f'size {size[0]} x {size[1]} is too small: use sides of {MIN_SIDE} or more')
     if not 1 <= num_classes <= MAX_CLASSES:
-        raise UserError(f'num_classes {num_classes} is outside 1..{MAX_CLASSES}: mend it')
+        raise UserError(f'num_classes {num_classes} is outside 1..{MAX_CLASSES}: fix it')
 
 
 def _wide_ground(rng: Generator, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is refused before the first step, each looked at once a run.
+"""What is refused before the first step, each looked at once per run.
 
 When and by whom:
 

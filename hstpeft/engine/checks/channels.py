@@ -100,7 +100,7 @@ def _check_form(model: nn.Module, backbone: TunedBackbone) -> None:
         is_split = backbone.tuner.num_branches > 1 and backbone.out_type != 'raw'
         if is_split and head == 'LinearClsHead':
             raise UserError(
-                f'model.head.type {head} reads one vector an image, but '
+                f'model.head.type {head} reads one vector per image, but '
                 f'{type(backbone.tuner).__name__} gives {backbone.tuner.num_branches} (image and '
                 "prompt): set model.head.type='hstpeft.TwoBranchClsHead'"
             )
@@ -141,7 +141,7 @@ def _check_pyramid(key: str, neck: SimpleFeaturePyramid, maps: Maps) -> None:
 
 
 def _check_levels(key: str, neck: nn.Module, maps: Maps) -> None:
-    """Compare a width a map; those below an FPN's start level are not read."""
+    """Compare a width per map; those below an FPN's start level are not read."""
     expected, given = list(neck.in_channels), list(maps.channels)
     read = _levels_read(neck)
     if len(expected) != len(given) or expected[read] != given[read]:
@@ -209,7 +209,7 @@ def _check_roi_head(roi_head: nn.Module | None, maps: Maps) -> None:
             if len(strides) > len(maps.channels):
                 raise UserError(
                     f'{key}.featmap_strides {list(strides)} reads {len(strides)} maps, but '
-                    f'{maps.said}: give a stride a map'
+                    f'{maps.said}: give a stride per map'
                 )
             expected = getattr(extractor, 'out_channels', None)
             if isinstance(expected, int):

@@ -47,7 +47,7 @@ def check_classes(key: str, dataset: Any, file: Categories) -> list[str]:
     if unknown and len(dataset.cat_ids) < len(classes):
         raise UserError(
             f'{key}.metainfo.classes: {quoted(unknown)} match no category of {dataset.ann_file}, '
-            f'which has {quoted(known)}: mend the names'
+            f'which has {quoted(known)}: fix the names'
         )
     labelled = [file.names[index] for index in dataset.cat_ids]
     if labelled != list(classes) and sorted(labelled) == sorted(classes):

@@ -79,7 +79,7 @@ def check_not_empty(key: str, dataset: Any) -> None:
     if not hasattr(dataset, '__len__') or len(dataset):
         return
     if not hasattr(dataset, 'load_data_list'):
-        raise UserError(f'{key} ({type(dataset).__name__}) is empty: mend its paths or options')
+        raise UserError(f'{key} ({type(dataset).__name__}) is empty: fix its paths or options')
     unfiltered = copy.copy(dataset)  # reading again must not touch what is in use
     count = len(unfiltered.load_data_list())
     if not count:
@@ -99,15 +99,13 @@ def check_not_empty(key: str, dataset: Any) -> None:
 
 def _why_no_image(dataset: Any) -> str:
     if dataset.ann_file and not Path(dataset.ann_file).is_dir():
-        return f'ann_file {dataset.ann_file} lists no images: mend the file or the path'
+        return f'ann_file {dataset.ann_file} lists no images: fix the file or the path'
     prefix = dataset.data_prefix
     folder = prefix.get('img_path') or prefix.get('img') or dataset.data_root or '.'
     suffix = getattr(dataset, 'img_suffix', '')
     present = {path.suffix for path in Path(folder).rglob('*') if path.is_file()}
     there = f'there are {quoted(sorted(present))}' if present else 'there are no files at all'
-    return (
-        f'{folder} holds no file that ends in {suffix!r}, {there}: mend data_prefix or img_suffix'
-    )
+    return f'{folder} holds no file that ends in {suffix!r}, {there}: fix data_prefix or img_suffix'
 
 
 def _check_instances(key: str, dataset: Any) -> None:
@@ -134,7 +132,7 @@ def _check_files(key: str, dataset: Any, fields: Sequence[str]) -> None:
             what, remedy = _FILES[field]
             raise UserError(
                 f'{key}: {len(paths)} of {count} {what} do not exist, the first is {paths[0]}: '
-                f'mend {remedy}'
+                f'fix {remedy}'
             )
 
 

@@ -92,4 +92,4 @@ def _require(key: str, path: Path, written: str | None = None) -> None:
         return
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     shown = str(path) if written in (None, str(path)) else f'{written!r} ({path})'
-    raise UserError(f'{key} {shown} does not exist: mend the path, which is right up to {parent}')
+    raise UserError(f'{key} {shown} does not exist: fix the path, which is right up to {parent}')

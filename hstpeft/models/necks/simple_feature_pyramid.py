@@ -17,10 +17,10 @@ SCALES = (4.0, 2.0, 1.0, 0.5)
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(nn.Module):
-    """Rescale one map, or one a level, to a pyramid (ViTDet, https://arxiv.org/abs/2203.16527).
+    """Rescale one map, or one per level, to a pyramid (ViTDet, https://arxiv.org/abs/2203.16527).
 
     Fits where an FPN would stand, in mmseg and mmdet: a tuner without maps of its own on a ViT
-    (``out_type='featmap'``) gives one map at stride 16 (``out_indices=[11]``) or one a level
+    (``out_type='featmap'``) gives one map at stride 16 (``out_indices=[11]``) or one per level
     (``out_indices=[2, 5, 8, 11]``); scales 4, 2, 1 and 0.5 make strides 4, 8, 16 and 32.
     Every level is rescaled (transposed convolutions up, max pooling down), projected by 1 x 1 and
     mixed by 3 x 3, each followed by a LayerNorm over the channels.

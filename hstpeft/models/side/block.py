@@ -51,6 +51,8 @@ class MetaAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _folded(self, x: Tensor, keys: Tensor) -> Tensor:
+        # score = (x Wq^T + bq) k = x (k Wq) + bq k: the few keys go through Wq, not the many tokens;
+        # out = (w v) Wp^T + bp = w (v Wp^T) + bp: likewise the few values through Wp.
         heads = (self.num_heads, -1)
         scale = (x.shape[2] // self.num_heads) ** -0.5
         k = self._keys(keys).unflatten(-1, heads).transpose(1, 2) * scale  # B h K d

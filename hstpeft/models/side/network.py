@@ -23,7 +23,7 @@ class SideStage(nn.Module):
         trunk_dims: C.
         dims: D.
         num_heads: Heads of the cross-attention.
-        drop_path_rates: One rate a side block.
+        drop_path_rates: One rate per side block.
         mlp_ratio: Hidden width of the MLPs over D.
         qkv_bias: Whether query, key and value of the cross-attention have a bias.
         with_cp: Whether the backward pass runs bridge and block again.
@@ -59,7 +59,7 @@ class SideStage(nn.Module):
         num_meta: int,
         num_prefix: int,
     ) -> Tensor:
-        """Map from before (B, _, _, _) and one tap (B, M + P + N, C) a block -> (B, D, H, W)."""
+        """Map from before (B, _, _, _) and one tap (B, M + P + N, C) per block -> (B, D, H, W)."""
         x, size = self.embed(x)
 
         def inject(x: Tensor, tap: Tensor, meta_norm: nn.Module, block: nn.Module) -> Tensor:
@@ -121,7 +121,7 @@ class SideNetwork(nn.Module):
 
         Args:
             image: (B, 3, pixels, pixels), sides multiples of 4.
-            taps: Outputs (B, M + P + N, C) of trunk blocks, one a side block.
+            taps: Outputs (B, M + P + N, C) of trunk blocks, one per side block.
             grid: (h, w) of the trunk.
             num_meta: M.
             num_prefix: P.

@@ -46,6 +46,7 @@ def mix_in_windows(
         front, patches, behind = x.split(sizes, dim=2)
         others.append(torch.cat([front, behind], dim=2))
         regions.append(_cut(patches.unflatten(2, grid), window_size))
+    # All that is no patch reads everything, in one product beside those of the regions.
     mixed_others = mix(attn, others[0], k, v)
     mixed_rows = [
         torch.cat(
@@ -69,6 +70,8 @@ def _mix_region(
     height, width = region[0].shape[2:4]
     window = (min(height, window_size), min(width, window_size))
     q, k, v = (_to_windows(x, window) for x in region)
+    # Every window gets a copy of what is no patch in front of its own keys and values, so that one
+    # softmax runs over both.
     k, v = (
         torch.cat([other.unsqueeze(1).expand(-1, x.shape[1], -1, -1, -1), x], dim=3).flatten(0, 1)
         for other, x in zip(others, (k, v), strict=True)

@@ -1,4 +1,4 @@
-"""What is learned on top of a trunk: one method a file.
+"""What is learned on top of a trunk: one file per method.
 
 Every module of this folder is imported and its tuners are listed here, so that a new method needs
 no entry anywhere.

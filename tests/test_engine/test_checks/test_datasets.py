@@ -76,7 +76,7 @@ def test_path_that_does_not_exist_is_named_before_anything_is_built(case, wrappe
         dataset = dict(type='ConcatDataset', datasets=[good, dataset])
         key = rf'{KEY}\.datasets\.1'
     cfg = config(tmp_path / 'work', dataset, model=dict(type='never built'))
-    with pytest.raises(UserError, match=rf'^{key}\.{said} does not exist: mend the path, .+'):
+    with pytest.raises(UserError, match=rf'^{key}\.{said} does not exist: fix the path, .+'):
         build_runner(cfg, ('train_dataloader',))
 
 
@@ -127,7 +127,7 @@ EMPTY = {
     'other classes, filtered': (
         coco(names=('cell', 'wall')), dict(filter_cfg=dict(filter_empty_gt=True)),
         rf"{KEY}\.metainfo\.classes: 'cat', 'dog', 'bird' match no category of \S+/train\.json, "
-        r"which has 'cell', 'wall': mend the names",
+        r"which has 'cell', 'wall': fix the names",
     ),
 }  # fmt: skip
 
@@ -156,7 +156,7 @@ def test_folder_without_images_of_the_suffix(tmp_path):
     root = write_segmentation(tmp_path)
     fails(
         config(tmp_path / 'work', seg_dataset(root, img_suffix='.tif')),
-        rf"{KEY}: \S+/img_dir/train holds no file that ends in '\.tif', there are '\.jpg': mend .+",
+        rf"{KEY}: \S+/img_dir/train holds no file that ends in '\.tif', there are '\.jpg': fix .+",
     )
 
 
