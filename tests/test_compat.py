@@ -6,7 +6,6 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +18,8 @@ import tools
 from hstpeft import compat
 from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ('hstpeft', 'tools', 'projects')

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
+
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
+
 # All that a wheel is built from. It is copied: a build writes into its folder.
 SOURCES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml')
 FOLDERS = ('hstpeft', 'configs', 'tools', 'requirements')

@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,6 +167,17 @@ def close_loggers() -> None:
         for handler in logger.handlers:
             handler.close()
     MMLogger._instance_dict.clear()
+
+
+def let_go(error: BaseException | None) -> None:
+    """Clear the frames of an error and of those behind it, so that a loader's workers end now.
+
+    Otherwise the garbage collector finds the loader with its queues, and then each worker is waited
+    for five seconds, in whichever test comes next.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def load(path: Path) -> dict[str, Any]:

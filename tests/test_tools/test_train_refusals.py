@@ -186,6 +186,7 @@ def refusal(arguments: list[str], capsys) -> str:
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
     assert exit_info.value.code == 1
+    tiny.let_go(exit_info.value)
     error = capsys.readouterr().err
     assert 'Traceback' not in error
     assert error.count('train.py: error:') == 1
