@@ -30,6 +30,7 @@ _NEW_ADAPTERS = {
     'attention': ('left_u_att', 'att_scale', 'att_scale_bias'),
     'mlp': ('left_u_mlp', 'mlp_scale', 'mlp_scale_bias'),
 }
+_QKV_BIAS = 'layers.0.blocks.0.attn.qkv.bias'
 _SWIN_ADAPTERS = {
     'attention': ('attn_u', 'attn_lambda', 'attn_lambda_bias'),
     'mlp': ('mlp_u', 'mlp_lambda', 'mlp_lambda_bias'),
@@ -72,9 +73,9 @@ def arc_vit_names(depth: int, positions: Sequence[str], new: bool = False) -> Na
     return {**leaves(modules), **names}
 
 
-def arc_swin_names(depths: Sequence[int], positions: Sequence[str]) -> Names:
+def arc_swin_names(depths: Sequence[int], positions: Sequence[str], qkv_bias: bool = True) -> Names:
     """Pair the names of official ARC on a Swin with ours, its aliases left out."""
-    names = {**swin_names(tuple(depths)), **leaves({'head': 'head.fc'})}
+    names = {**swin_names(tuple(depths), qkv_bias=qkv_bias), **leaves({'head': 'head.fc'})}
     for position in positions:
         projection, scale, bias = _SWIN_ADAPTERS[position]
         own, index = TUNER + position, 0
@@ -102,7 +103,7 @@ def split_arc(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         depths = tuple(
             count(kept, f'layers.{stage}.blocks.') for stage in range(count(kept, 'layers.'))
         )
-        names = arc_swin_names(depths, ('attention', 'mlp'))
+        names = arc_swin_names(depths, ('attention', 'mlp'), _QKV_BIAS in kept)
         return split_trunk(translate(kept, names, 'ARC'), SWIN)
     depth = count(official, 'transformer.layer.')
     for new, adapters in ((False, _ADAPTERS), (True, _NEW_ADAPTERS)):
@@ -156,7 +157,8 @@ def join_arc(
     if new:
         raise UserError("naming 'new' is that of a ViT: official ARC on a Swin has one naming")
     depths = [count(trunk, f'layers.{s}.blocks.') for s in range(count(trunk, 'layers.'))]
-    official = untranslate(join_trunk(trunk, state, SWIN), arc_swin_names(depths, positions))
+    names = arc_swin_names(depths, positions, _QKV_BIAS in trunk)
+    official = untranslate(join_trunk(trunk, state, SWIN), names)
     for stage, depth in enumerate(depths):
         for name in ('attn_u', 'mlp_u'):
             for block in range(depth):
