@@ -42,9 +42,13 @@ OWN = {
 
 each_leaf = pytest.mark.parametrize('name', LEAVES)
 # Those of the dense hosts are built and started in test_dense_leaves.py.
-each_classifier = pytest.mark.parametrize(
-    'name', [name for name in LEAVES if not NAME.fullmatch(name)['task']]
-)
+CLASSIFIERS = [name for name in LEAVES if not NAME.fullmatch(name)['task']]
+each_classifier = pytest.mark.parametrize('name', CLASSIFIERS)
+# The last leaf of each method and family of trunks, which the fast tier builds.
+EXAMPLES = {
+    (NAME.fullmatch(name)['method'], NAME.fullmatch(name)['trunk'].split('-')[0]): name
+    for name in CLASSIFIERS
+}
 
 
 def walk(node: Any, where: str = '') -> Iterator[tuple[str, str]]:
@@ -94,7 +98,13 @@ def test_our_types_carry_our_prefix(name):
     assert foreign <= {f'hstpeft.{kind}' for kind in OWN}
 
 
-@each_classifier
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in EXAMPLES.values()))
+        for name in CLASSIFIERS
+    ],
+)
 def test_model_builds_and_gives_a_score_for_every_class(name):
     config = shrunk(LEAVES[name])
     model = MODELS.build(config.model).eval()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.made_hst_cases import write_case
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 
@@ -41,7 +42,7 @@ def test_the_official_cases_pass(options, capsys):
     assert all('max|d grad|=' in line for line in lines[:-1])
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('other', OTHERS)
 def test_other_sizes_seeds_and_options_pass(tmp_path, other, float64, capsys):
     write_case(tmp_path, **OTHERS[other])

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 OTHERS = {
@@ -67,7 +68,7 @@ def test_the_official_cases_of_memory_tokens_pass(options, tmp_path, capsys):
     assert capsys.readouterr().out.endswith('2 passed, 0 failed\n')
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('other', OTHERS)
 def test_other_sizes_seeds_and_options_pass(tmp_path, other, float64, capsys):
     write, options = OTHERS[other]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import made_adaptformer_cases, made_ssf_cases, made_vpt_cases
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 SSF, SSF_SWIN = made_ssf_cases.write_vit_case, made_ssf_cases.write_swin_case
@@ -128,7 +129,7 @@ def test_the_official_cases_pass(system, options, capsys):
     assert capsys.readouterr().out.endswith(f'{NUM_OFFICIAL[system]} passed, 0 failed\n')
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize(('write', 'options'), FLAT)
 def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, capsys):
     write_case(write, tmp_path, options)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.made_hma_cases import write_hma_case
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 MEMORIES = dict(mode='train', steps=3)
@@ -55,7 +56,7 @@ def test_the_official_cases_pass(options, capsys):
         assert f'hma/{case} ' in out
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('other', OTHERS)
 def test_other_sizes_seeds_and_options_pass(tmp_path, other, float64, capsys):
     write_hma_case(tmp_path, **OTHERS[other])

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.made_hvt_cases import write_hvt_case
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 OTHERS = {
@@ -39,7 +40,7 @@ def test_the_official_cases_pass(options, capsys):
     assert out.endswith('2 passed, 0 failed\n')
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('other', OTHERS)
 def test_other_sizes_seeds_and_options_pass(tmp_path, other, float64, capsys):
     write_hvt_case(tmp_path, **OTHERS[other])

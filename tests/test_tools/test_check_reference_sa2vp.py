@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.made_sa2vp_cases import write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision
 from tools import check_reference
 
 VERSIONS = ['plain', 'accelerated']
@@ -57,7 +58,7 @@ def test_the_official_cases_pass(options, capsys):
     assert out.endswith('6 passed, 0 failed\n')
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('version', VERSIONS)
 @pytest.mark.parametrize('other', OTHERS)
 def test_other_sizes_seeds_and_options_pass_on_a_vit(tmp_path, other, version, float64, capsys):
@@ -66,7 +67,7 @@ def test_other_sizes_seeds_and_options_pass_on_a_vit(tmp_path, other, version, f
     assert status == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize('float64', [False, True], ids=['float32', 'float64'])
+@each_precision
 @pytest.mark.parametrize('other', SWIN_OTHERS)
 def test_other_sizes_seeds_and_options_pass_on_a_swin(tmp_path, other, float64, capsys):
     write_swin_case(tmp_path, **SWIN_OTHERS[other])
