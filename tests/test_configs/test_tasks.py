@@ -20,12 +20,15 @@ TASKS = dict(
 
 
 def pairs(pattern, tasks):
-    """Every leaf with one task, and with all tasks one leaf of each recipe."""
+    """Every leaf with one task, and, slowly, with all tasks one leaf of each recipe."""
+    first, *others = tasks
     seen, found = set(), []
     for leaf in sorted(CONFIGS.glob(pattern)):
         # A leaf may inherit its recipe; mmengine puts the texts of its bases before its own.
         recipe = re.findall(r"'\S+schedules/(\S+)\.py'", Config.fromfile(leaf).text)[-1]
-        found += [(leaf, task) for task in (list(tasks)[:1] if recipe in seen else tasks)]
+        found.append(pytest.param(leaf, first))
+        if recipe not in seen:
+            found += [pytest.param(leaf, task, marks=pytest.mark.slow) for task in others]
         seen.add(recipe)
     return found
 

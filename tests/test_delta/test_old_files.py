@@ -22,7 +22,7 @@ from tests.support.paths import OLD_FILES
 
 SYSTEMS = sorted(path.parent.name for path in OLD_FILES.glob('*/config.json'))
 OFFICIAL = [(path.parent.name, path.name) for path in sorted(OLD_FILES.glob('*/official*.pth'))]
-SUFFIXES = ['.pth', '.safetensors']
+SUFFIXES = [pytest.param('.pth', marks=pytest.mark.slow), '.safetensors']
 # Relative to the largest logit. Rounding alone parts float32 from float64 by up to 1e-6; and timm
 # resamples position embeddings, which the wide images need, in float32 whatever the model is in.
 EXACT, ROUNDED = 1e-12, 1e-5

@@ -14,7 +14,12 @@ OTHERS = {'timm trunk', 'bare trunk', 'floor, MKL', 'floor'}
 SAVED = dict(hst=0.70, sa2vp=0.45)
 
 
-@pytest.fixture(scope='module', params=benchmark.SYSTEMS)
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name != 'hst')) for name in benchmark.SYSTEMS
+    ],
+)
 def system(request):
     torch.manual_seed(0)
     return request.param, benchmark.build(request.param, SETTING)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.made_hst_cases import write_case
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 
@@ -32,7 +32,7 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_pass(options, capsys):
     assert check(REFERENCE, '--system', 'hst', *options) == 0
     # mmengine prints its own warnings when the hosts are imported first.

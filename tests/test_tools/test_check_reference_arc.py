@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 OTHERS = {
@@ -50,7 +50,7 @@ def check(folder: Path, *options: str) -> int:
     return check_reference.main([str(folder), *options])
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_pass(options, capsys):
     assert check(REFERENCE / 'arc', '--system', 'arc', *options) == 0
     out = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_the_official_cases_pass(options, capsys):
     assert out.endswith('3 passed, 0 failed\n')
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_of_memory_tokens_pass(options, tmp_path, capsys):
     (tmp_path / 'hma').mkdir()
     for path in (REFERENCE / 'hma').glob('memory_tokens_*'):

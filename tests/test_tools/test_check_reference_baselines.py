@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import made_adaptformer_cases, made_ssf_cases, made_vpt_cases
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 SSF, SSF_SWIN = made_ssf_cases.write_vit_case, made_ssf_cases.write_swin_case
@@ -122,7 +122,7 @@ def check(folder: Path, *options: str) -> int:
     return check_reference.main([str(folder), *options])
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 @pytest.mark.parametrize('system', NUM_OFFICIAL)
 def test_the_official_cases_pass(system, options, capsys):
     assert check(REFERENCE, '--system', system, *options) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.made_hma_cases import write_hma_case
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 MEMORIES = dict(mode='train', steps=3)
@@ -48,7 +48,7 @@ def check(folder: Path, *options: str) -> int:
     return check_reference.main([str(folder), *options])
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_pass(options, capsys):
     assert check(REFERENCE / 'hma', '--system', 'hma', *options) == 0
     out = capsys.readouterr().out

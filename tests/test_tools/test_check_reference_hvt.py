@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.made_hvt_cases import write_hvt_case
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 OTHERS = {
@@ -31,7 +31,7 @@ def check(folder: Path, *options: str) -> int:
     return check_reference.main([str(folder), *options])
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_pass(options, capsys):
     assert check(REFERENCE, '--system', 'hvt', *options) == 0
     out = capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.made_sa2vp_cases import write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
-from tests.support.precisions import each_precision
+from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
 
 VERSIONS = ['plain', 'accelerated']
@@ -49,7 +49,7 @@ def check(folder: Path, *options: str) -> int:
     return check_reference.main([str(folder), *options])
 
 
-@pytest.mark.parametrize('options', [[], ['--float64']], ids=' '.join)
+@each_precision_option
 def test_the_official_cases_pass(options, capsys):
     assert check(REFERENCE / 'sa2vp', '--system', 'sa2vp', *options) == 0
     out = capsys.readouterr().out
