@@ -72,6 +72,8 @@ def merge(options: argparse.Namespace) -> None:
         raise UserError(f'OUT {options.output} must end in .safetensors')
     model = init_model(options.config, options.file, 'cpu', options.cfg_options)
     trunk, merged = merge_model(model)
+    # Frozen as the merged one is: what is compared is the fold, not two kernels.
+    model.requires_grad_(False)
     own = model.backbone.trunk
     size = [n * pixels for n, pixels in zip(own.grid_size, own.patch_size, strict=True)]
     images = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))

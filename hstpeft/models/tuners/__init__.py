@@ -14,6 +14,7 @@ __all__ = ['Tuner', 'check_needs']
 
 for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
     for _name, _kind in inspect.getmembers(import_module(_module.name), inspect.isclass):
-        if issubclass(_kind, Tuner) and _kind.__module__.startswith(_module.name):
+        _is_its_own = _kind.__module__.startswith(_module.name) and _name not in __all__
+        if _is_its_own and issubclass(_kind, Tuner):
             globals()[_name] = _kind
-            __all__ += [_name] if _name not in __all__ else []
+            __all__ += [_name]
