@@ -1,7 +1,8 @@
 """What tells two functions apart that the tensors of their deltas do not tell apart.
 
 `OPTIONS` says of every option of a tuner what another value of it does to a delta. A new option of
-one of these tuners needs an entry here; a new tuner should get its own.
+one of these tuners needs an entry here. Of a tuner without entries, numbers and switches are tried by
+themselves, and the rest must be described.
 """
 
 import inspect
@@ -122,6 +123,35 @@ def backbone(tuner: str, options: dict[str, Any]) -> nn.Module:
     if tuner == 'HSTTuner':  # two trunk blocks for each of its stages
         options, trunk = {**SIDE, **options}, dict(arch_options=dict(depth=8))
     return tuned('vit', dict(type=f'hstpeft.{tuner}', **options), trunk=trunk)
+
+
+TUNERS = sorted(
+    name for name, k in MODELS.module_dict.items() if inspect.isclass(k) and issubclass(k, Tuner)
+)
+# By itself, for every tuner that there is, a new one too: a number or a switch that is changed.
+SCALARS = [
+    pytest.param(tuner, option.name, option.default, id=f'{tuner} {option.name}')
+    for tuner in TUNERS
+    for option in inspect.signature(MODELS.module_dict[tuner]).parameters.values()
+    if isinstance(option.default, (bool, int, float))
+    and not option.name.endswith(('drop_rate', 'drop_path_rate'))  # act in training alone
+]
+
+
+@pytest.mark.parametrize(('tuner', 'option', 'default'), SCALARS)
+def test_a_changed_number_or_switch_of_any_tuner_is_another_delta(tuner, option, default):
+    value = not default if isinstance(default, bool) else default + 1
+    states = [backbone(tuner, options).state_dict() for options in ({}, {option: value})]
+    shapes = [{key: x.shape for key, x in state.items()} for state in states]
+    identities = [decode_identity(state['_extra_state']).function for state in states]
+    assert shapes[0] != shapes[1] or identities[0] != identities[1]
+
+
+def test_a_word_or_list_among_the_options_of_any_tuner_is_described_or_in_the_table():
+    for tuner in set(TUNERS) - OPTIONS.keys():
+        options = inspect.signature(MODELS.module_dict[tuner]).parameters.values()
+        others = {o.name for o in options if not isinstance(o.default, (bool, int, float))}
+        assert others <= backbone(tuner, {}).tuner.description().keys(), tuner
 
 
 def assert_effect(one: nn.Module, other: nn.Module, effect: str) -> None:
