@@ -10,8 +10,31 @@ from collections.abc import Iterable, Iterator, Sequence
 class UserError(ValueError):
     """A mistake in a config, a command or a file; names the argument, the value and the remedy.
 
-    The tools print its message as one line and exit with status 1.
+    The tools print its message as one line and exit with its status.
+
+    Attributes:
+        exit_status: 1 for bad input; subclasses have others.
     """
+
+    exit_status = 1
+
+
+class NonFiniteError(UserError):
+    """A loss, a gradient or a weight became NaN or infinite; nothing of it was saved."""
+
+    exit_status = 3
+
+
+class LostProcessError(UserError):
+    """Another process of a distributed job died or hangs."""
+
+    exit_status = 4
+
+
+class InterruptedRun(UserError):
+    """A signal asked the run to stop: it has been saved, and `--resume` goes on."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -54,7 +77,7 @@ def check_rate(name: str, value: float) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit status 1.
+    """Turn a `UserError` into one line on stderr and its exit status.
 
     Also one that crossed a loader's worker, which wraps the message in the worker's traceback.
     Set ``HSTPEFT_TRACEBACK=1`` to see where it came from.
@@ -69,4 +92,4 @@ def one_line_errors(program: str) -> Iterator[None]:
             raise
         message = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()
         print(f'{program}: error: {" ".join(message.split())}', file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(error.exit_status) from None

@@ -86,12 +86,9 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
     if options.load_from:
         cfg.load_from = options.load_from
     if options.allow_new_head:
-        cfg.custom_hooks = [
-            {**hook, 'allow_new_head': True}
-            if hook['type'] == 'hstpeft.CheckpointGuardHook'
-            else hook
-            for hook in cfg.custom_hooks
-        ]
+        guard = dict(type='hstpeft.CheckpointGuardHook', allow_new_head=True)
+        others = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] != guard['type']]
+        cfg.custom_hooks = [guard, *others]
     if options.resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, options.resume
 

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.runner.checkpoint import load_from_local as mmengine_reader
+from torch import nn
 from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.loaders import check_loader, explained
+from hstpeft.engine.promises import at_work, with_promised
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -26,6 +29,25 @@ class CheckedRunner(Runner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
         super().__init__(*args, **kwargs)
+
+    def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
+        """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""
+        super().register_custom_hooks(with_promised(hooks))
+
+    def train(self) -> nn.Module:
+        """Train as mmengine does, within `at_work`."""
+        with at_work(self):
+            return super().train()
+
+    def val(self) -> dict:
+        """Validate as mmengine does, within `at_work`."""
+        with at_work(self):
+            return super().val()
+
+    def test(self) -> dict:
+        """Test as mmengine does, within `at_work`."""
+        with at_work(self):
+            return super().test()
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint or a delta from the disk as mmengine does, but run nothing that it holds.
