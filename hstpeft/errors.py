@@ -26,7 +26,7 @@ class NonFiniteError(UserError):
 
 
 class LostProcessError(UserError):
-    """Another process of a distributed job died or hangs."""
+    """Another process of the job, a rank or a loader worker, died or hangs."""
 
     exit_status = 4
 

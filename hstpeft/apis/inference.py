@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import TRANSFORMS, init_default_scope
 from rich.progress import track
 
+from hstpeft.datasets.loading import LoadImageFromFile, name_files
 from hstpeft.errors import UserError
 
 IMAGE_TYPES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
@@ -35,7 +36,8 @@ def inference(
         where the delta knows the names, ``pred_class``.
 
     Raises:
-        UserError: A file is missing or cannot be decoded, or a folder holds no image.
+        UserError: A file is missing, cannot be decoded, is too large or has values of no defined
+            range, an array is not uint8, or a folder holds no image.
     """
     sources = _sources(inputs)
     load, pipeline = _pipelines(model)
@@ -77,10 +79,12 @@ def _pipelines(model: BaseModel) -> tuple[Compose, Compose]:
     """Split the config's test pipeline into loading and the rest."""
     # Another model may have been built since.
     init_default_scope(model.cfg.get('default_scope', 'mmpretrain'))
-    transforms = [TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline]
+    whole = Compose([TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline])
+    name_files(whole)
+    transforms = whole.transforms
     kinds = [type(transform).__name__ for transform in transforms]
     first = kinds.index('LoadImageFromFile') + 1 if 'LoadImageFromFile' in kinds else 0
-    loading = transforms[:first] or [TRANSFORMS.build({'type': 'LoadImageFromFile'})]
+    loading = transforms[:first] or [LoadImageFromFile()]
     return Compose(loading), Compose(transforms[first:])
 
 
@@ -88,10 +92,9 @@ def _load(source: Path | np.ndarray, load: Compose) -> dict[str, Any]:
     if isinstance(source, np.ndarray):
         if source.ndim != 3 or source.shape[2] != 3:
             raise UserError(f'an image array must be (H, W, 3), got {source.shape}')
+        if source.dtype != np.uint8:
+            raise UserError(
+                f'an image array must be uint8, got {source.dtype}: nobody knows what is white in it'
+            )
         return {'img': source, 'img_shape': source.shape[:2], 'ori_shape': source.shape[:2]}
-    if not source.is_file():
-        raise UserError(f'image {source} does not exist')
-    try:
-        return load({'img_path': str(source)})
-    except (OSError, AssertionError, ValueError, SyntaxError) as error:
-        raise UserError(f'image {source} cannot be decoded: {error}') from error
+    return load({'img_path': str(source)})

@@ -5,9 +5,10 @@ The classification data sets build on mmpretrain: a user of mmseg or mmdet alone
 
 from importlib.util import find_spec
 
+from hstpeft.datasets.loading import LoadImageFromFile
 from hstpeft.datasets.seg_map import CheckSegMap
 
-__all__ = ['CheckSegMap']
+__all__ = ['CheckSegMap', 'LoadImageFromFile']
 
 if find_spec('mmpretrain'):
     from hstpeft.datasets.drawn.cls_dataset import RenderedShapes

@@ -4,33 +4,39 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
-import cv2
-import mmcv
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
-from hstpeft.errors import UserError
+from hstpeft.datasets.loading import MAX_PIXELS, LoadImageFromFile, name_files
+from hstpeft.errors import UserError, check_choice, check_rate
 
 BAD_IMAGE_POLICIES = ('error', 'skip')
-# What cv2, PIL and mmcv raise for a missing, truncated or foreign file.
-_IMAGE_ERRORS = (OSError, AssertionError, ValueError, SyntaxError, AttributeError, cv2.error)
+_SHOWN = 5
 
 
 class ListedImages(BaseDataset):
     """Images and labels from a list file; a mistake in it is named by file and line.
 
+    What may be meant is a line in the log: a file that is listed several times with the same label,
+    and a class without any training image.
+
     Args:
         data_root: Folder that the list file and the image paths are relative to.
         ann_file: List file.
         num_classes: Labels must be in 0..num_classes - 1.
-        pipeline: Transforms, starting with ``LoadImageFromFile``.
+        pipeline: Transforms, starting with ``LoadImageFromFile``, in whose place
+            `hstpeft.LoadImageFromFile` stands here.
         test_mode: Whether this is for testing.
         on_bad_image: ``error`` names the file when it is met; ``skip`` reads every image once at
-            the start, leaves the unreadable ones out and says how many.
+            the start, leaves the bad ones out and says how many. An image is bad that is missing,
+            cannot be decoded, has more than ``max_pixels``, or values of no defined range.
+        max_bad_share: Most of the images that may be left out, from 0 to below 1.
+        max_pixels: Most pixels of an image.
         metainfo: ``classes`` and the like.
 
     Raises:
-        UserError: A folder or file is missing, a line is broken, or a label out of range.
+        UserError: A folder or file is missing, a line is broken, a label out of range, a file
+            listed with two labels, or too many images are bad.
     """
 
     checks_images = True
@@ -44,19 +50,25 @@ class ListedImages(BaseDataset):
         pipeline: list[dict],
         test_mode: bool = False,
         on_bad_image: str = 'error',
+        max_bad_share: float = 0.1,
+        max_pixels: int = MAX_PIXELS,
         metainfo: dict | None = None,
     ) -> None:
-        if on_bad_image not in BAD_IMAGE_POLICIES:
-            raise UserError(f'on_bad_image {on_bad_image!r} must be one of {BAD_IMAGE_POLICIES}')
+        check_choice('on_bad_image', on_bad_image, BAD_IMAGE_POLICIES)
+        check_rate('max_bad_share', max_bad_share)
         self.num_classes = num_classes
-        self.on_bad_image = on_bad_image
+        self.on_bad_image, self.max_bad_share = on_bad_image, max_bad_share
+        self.max_pixels = max_pixels
         super().__init__(
             ann_file=ann_file,
             data_root=data_root,
             pipeline=pipeline,
             test_mode=test_mode,
             metainfo=metainfo,
+            lazy_init=True,
         )
+        name_files(self.pipeline, max_pixels)
+        self.full_init()
 
     @abstractmethod
     def read_entries(self, path: Path) -> list[tuple[str, int, str]]:
@@ -77,48 +89,62 @@ class ListedImages(BaseDataset):
         entries = self.read_entries(path)
         if not entries:
             raise UserError(f'ann_file {path} lists no images')
+        self._check_entries(entries)
+        items = [{'img_path': str(root / name), 'gt_label': label} for name, label, _ in entries]
+        return self._without_bad(items) if self.on_bad_image == 'skip' else items
+
+    def _check_entries(self, entries: list[tuple[str, int, str]]) -> None:
+        """Check the labels, and files that are listed several times."""
+        first: dict[str, tuple[int, str]] = {}
         for name, label, where in entries:
             if not 0 <= label < self.num_classes:
                 raise UserError(
                     f'label {label} of {name} ({where}) is outside 0..{self.num_classes - 1}: '
                     'fix the list or the number of classes'
                 )
-        items = [{'img_path': str(root / name), 'gt_label': label} for name, label, _ in entries]
-        return self._without_bad(items) if self.on_bad_image == 'skip' else items
-
-    def prepare_data(self, index: int) -> Any:
-        """Run the pipeline; an unreadable image is named."""
-        path = Path(self.get_data_info(index)['img_path'])
-        try:
-            return super().prepare_data(index)
-        except _IMAGE_ERRORS as error:
-            if isinstance(error, UserError) or self._is_readable(path):
-                raise
-            problem = 'cannot be decoded' if path.is_file() else 'does not exist'
-            raise UserError(
-                f"image {path} {problem}: repair it, or set the data set's on_bad_image='skip'"
-            ) from error
+            before, where_before = first.setdefault(name, (label, where))
+            if label != before:
+                raise UserError(
+                    f'{name} has the label {before} ({where_before}) and the label {label} '
+                    f'({where}): leave one of them out'
+                )
+        if len(first) < len(entries):
+            self._note(f'lists {len(entries) - len(first)} images more than once')
+        empty = sorted(set(range(self.num_classes)) - {label for label, _ in first.values()})
+        if empty and not self.test_mode:
+            self._note(f'lists no image of {len(empty)} classes: {_first(empty)}')
 
     def _without_bad(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        good = [item for item in items if self._is_readable(Path(item['img_path']))]
-        bad = [item['img_path'] for item in items if item not in good]
-        if not good:
-            raise UserError(f'none of the {len(items)} images of {self.ann_file} can be read')
-        if bad:
-            print_log(
-                f'skipped {len(bad)} of {len(items)} images of {self.ann_file} that cannot be '
-                f'read: {", ".join(bad[:5])}{" ..." if len(bad) > 5 else ""}',
-                logger='current',
+        reasons = {path: self._why_bad(path) for path in {item['img_path'] for item in items}}
+        bad = [item['img_path'] for item in items if reasons[item['img_path']]]
+        good = [item for item in items if not reasons[item['img_path']]]
+        if len(bad) > self.max_bad_share * len(items):
+            raise UserError(
+                f'{len(bad)} of {len(items)} images of {self.ann_file} are bad, more than '
+                f'max_bad_share={self.max_bad_share} of them; the first: '
+                f'{reasons[bad[0]]}'
             )
+        if bad:
+            self._note(f'has {len(bad)} bad images of {len(items)}, skipped: {_first(bad)}')
         return good
 
-    def _is_readable(self, path: Path) -> bool:
-        """Whether PIL, which notices truncation, and the pipeline's own loader can decode it."""
-        loader = self.pipeline.transforms[0] if self.pipeline.transforms else None
+    def _why_bad(self, path: str) -> str | None:
+        """Say what is wrong with an image, as the pipeline's own loader sees it."""
+        loaders = [t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)]
+        load = (
+            loaders[0]
+            if loaders
+            else LoadImageFromFile(imdecode_backend='pillow', max_pixels=self.max_pixels)
+        )
         try:
-            mmcv.imread(path, backend='pillow')
-            if getattr(loader, 'imdecode_backend', 'pillow') != 'pillow':
-                loader({'img_path': str(path)})
-        except _IMAGE_ERRORS:
-            return False
-        return True
+            load({'img_path': path})
+        except UserError as error:
+            return str(error)
+        return None
+
+    def _note(self, text: str) -> None:
+        print_log(f'{self.ann_file} {text}', logger='current')
+
+
+def _first(values: list) -> str:
+    return ', '.join(map(str, values[:_SHOWN])) + (' ...' if len(values) > _SHOWN else '')

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.checks.loaders import check_loader, explained
+from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -84,6 +84,7 @@ class CheckedRunner(Runner):
                 whole = {k: v for k, v in dataloader.items() if k != 'num_batch_per_epoch'}
                 loader = super().build_dataloader(whole, seed, diff_rank_seed)
         check_loader(name, loader)
+        name_bad_files(name, loader)
         return loader
 
 

@@ -1,6 +1,6 @@
-"""What is wrong with a data loader, said when it is built.
+"""What is wrong with a data loader, said when it is built, or as soon as a batch shows it.
 
-That is before any hook runs: mmengine itself breaks off while it packs no records, and an infinite
+Building is before any hook runs: mmengine itself breaks off while it packs no records, and an infinite
 sampler looks for the first one for ever.
 """
 
@@ -12,9 +12,10 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader
 
+from hstpeft.datasets.loading import name_files
 from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
 from hstpeft.engine.checks.paths import dataset_configs
-from hstpeft.errors import UserError
+from hstpeft.errors import LostProcessError, UserError
 
 # What hosts and mmengine raise for data that they cannot read.
 _BUILD_ERRORS = (AssertionError, KeyError, OSError, TypeError, ValueError)
@@ -44,10 +45,45 @@ def check_loader(name: str, loader: DataLoader) -> None:
     )
 
 
+def name_bad_files(name: str, loader: DataLoader) -> None:
+    """Let the data sets of a loader name a file that they cannot read, whatever host they are of."""
+    for _, part in datasets_in(f'{name}.dataset', loader.dataset):
+        name_files(getattr(part, 'pipeline', None))
+
+
 def check_none_empty(name: str, dataset: Any) -> None:
     """Raise if the data set of a loader, or one inside its wrappers, holds nothing."""
     for key, part in datasets_in(f'{name}.dataset', dataset):
         check_not_empty(key, part)
+
+
+@contextmanager
+def explained_batches() -> Iterator[None]:
+    """Say what an error means that a loader, or a batch of it, causes while a runner works.
+
+    Raises:
+        LostProcessError: A loader worker died.
+        UserError: A norm over the batch met a batch of one image.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch knows no class of its own for it; a worker's own errors are raised as themselves.
+        if not str(error).startswith('DataLoader worker (pid'):
+            raise
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(' .')
+        raise LostProcessError(
+            f'{reason}. If memory ran out (the kernel kills for it; /dev/shm counts too), lower '
+            'num_workers or batch_size of the loader; num_workers=0 shows an error of the data set'
+        ) from error
+    except ValueError as error:
+        if not str(error).startswith('Expected more than 1 value per channel when training'):
+            raise
+        raise UserError(
+            'a BatchNorm met a batch of one image, of which it knows no deviation: set '
+            "train_dataloader's drop_last=True, or a batch_size whose last batch has two or more "
+            f'images ({error})'
+        ) from error
 
 
 @contextmanager
