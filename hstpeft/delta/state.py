@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta.fingerprint import RANDOM
-from hstpeft.delta.identity import check_identity
+from hstpeft.delta.identity import check_identity, warn_of_dtype
 from hstpeft.errors import UserError
+
+_BACKBONE = 'backbone.'
 
 
 def install_state_hooks(backbone: nn.Module) -> None:
@@ -83,11 +85,29 @@ def check_state_dict(own: Mapping[str, Tensor], given: Mapping[str, Tensor], wha
     Raises:
         UserError: Says what is missing, unexpected or of another shape.
     """
-    # An identity is compared by its content: its length changed once.
+    # An identity is compared by its content: its length tells its version.
     identities = [key for key in own if key.rpartition('.')[2] == EXTRA_STATE]
     differences = list_differences(own, given, identities)
     if differences:
         raise UserError(f'{what} does not fit: {differences}')
+
+
+def take_form(given: MutableMapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Let a checkpoint start a task that reads other outputs of the same trunk and tuner.
+
+    Args:
+        given: A host's state dict, whose identity has been compared but for the form. Gets, in
+            place, the model's form and its norms of the outputs, as they were initialised.
+        own: The state dict of the model.
+    """
+    identity = f'{_BACKBONE}{EXTRA_STATE}'
+    if len(given[identity]) == len(own[identity]):  # those of earlier versions have no form
+        given[identity] = own[identity]
+    norms = [key for key in {*given, *own} if key.startswith(f'{_BACKBONE}out_norms.')]
+    if list_differences(*({k: d[k] for k in norms if k in d} for d in (own, given))):
+        for key in norms:
+            given.pop(key, None)
+        given.update({key: own[key] for key in norms if key in own})
 
 
 def _drop_frozen(
@@ -122,6 +142,7 @@ def _check_and_refill(
             'backbone.trunk.weights'
         )
     check_identity(given[EXTRA_STATE], own[EXTRA_STATE])
+    warn_of_dtype(given[EXTRA_STATE], own[EXTRA_STATE])
     check_state_dict(own, given, "the checkpoint's backbone")
     for name, tensor in frozen_trunk_tensors(module).items():
         state_dict[prefix + name] = tensor

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.identity import check_identity
+from hstpeft.delta.state import take_form
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
@@ -28,7 +29,7 @@ class CheckpointGuardHook(Hook):
 
     Args:
         allow_new_head: Leave the head as it was initialised when its keys or shapes differ: a
-            delta is the start of a new task.
+            delta is the start of a new task. What the backbone gives out may then differ too.
     """
 
     priority = 'VERY_HIGH'
@@ -55,7 +56,9 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
     own = model.state_dict()
     # First, since another trunk or tuner explains all the other differences.
     if _IDENTITY in own and _IDENTITY in given:
-        check_identity(given[_IDENTITY], own[_IDENTITY])
+        check_identity(given[_IDENTITY], own[_IDENTITY], allow_new_form=allow_new_head)
+        if allow_new_head:
+            take_form(given, own)
     if allow_new_head:
         heads = {k for k in {*own, *given} if not k.startswith(('backbone.', 'neck.'))}
         differs = any(

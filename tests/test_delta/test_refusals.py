@@ -112,6 +112,9 @@ def test_every_problem_is_listed_but_the_list_is_short():
 @pytest.mark.parametrize('identity', ['random', 'f' * 64])
 @pytest.mark.parametrize('tuner', ['HSTTuner', 'X' * 128])
 def test_the_packed_identity_has_one_length_and_comes_back(identity, tuner):
-    packed = encode_identity(Identity(identity, 'a' * 64, tuner))
-    assert packed.dtype == torch.uint8 and packed.shape == (256,)
-    assert decode_identity(packed) == (identity, 'a' * 64, tuner)
+    whole = Identity(identity, 'a' * 64, tuner, '{"out_type":"raw"}')
+    packed = encode_identity(whole)
+    assert packed.dtype == torch.uint8 and packed.shape == (384,)
+    assert decode_identity(packed) == whole
+    # As the first ones of 0.2 were packed.
+    assert decode_identity(packed[:256]) == whole._replace(form='')

@@ -12,7 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hstpeft.delta.identity import Identity, encode_identity, hash_description
+from hstpeft.delta.identity import Identity, encode_identity, hash_description, write_form
 from hstpeft.delta.ownership import freeze_all_but
 from hstpeft.delta.state import install_state_hooks
 from hstpeft.errors import UserError, nearest
@@ -27,9 +27,9 @@ class TunedBackbone(BaseModule):
     """A frozen pre-trained trunk, adapted by a tuner; fits mmpretrain, mmseg and mmdet.
 
     Its state dict is the delta: the tuner, the trunk parameters that the tuner trains, and the
-    identity of both. Loading refuses another trunk, another tuner or other options of them, and
-    any missing, unexpected or reshaped key. Config dicts end here: everything below takes flat,
-    typed arguments.
+    identity of both. Loading refuses another trunk, another tuner, other options of them, other
+    outputs (``out_type``, ``out_indices``, ``out_norm``), and any missing, unexpected or reshaped
+    key. Config dicts end here: everything below takes flat, typed arguments.
 
     Args:
         trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``;
@@ -134,7 +134,9 @@ class TunedBackbone(BaseModule):
             'tuner': {'type': type(self.tuner).__name__, **self.tuner.description()},
         }
         words = self.tuner.kind + self.trunk.form
-        return Identity(self.trunk.identity, hash_description(description), words)
+        dtype, has_norms = self.trunk.frozen_dtype, len(self.out_norms) > 0
+        form = write_form(self.out_type, self.out_indices, has_norms, dtype)
+        return Identity(self.trunk.identity, hash_description(description), words, form)
 
     def get_extra_state(self) -> Tensor:
         """Return the identity, packed."""
