@@ -143,12 +143,14 @@ def read_image(
         raise UserError(f'image {path} cannot be read ({error.strerror}): {_REMEDY}') from error
     try:
         with _without_limit_of_pil():
+            if not content:
+                raise UserError(f'image {path} cannot be decoded (0 bytes): {_REMEDY}')
             image = _decode(path, content, color_type, backend, max_pixels)
     except UserError:
         raise
     except Exception as error:  # decoders raise a dozen types for damaged files
-        is_known = not isinstance(error, UnidentifiedImageError)
-        reason = (str(error) or type(error).__name__) if is_known else 'no image format is known'
+        known = ' '.join(str(error).split()) or type(error).__name__
+        reason = 'no known format' if isinstance(error, UnidentifiedImageError) else known
         raise UserError(f'image {path} cannot be decoded ({reason}): {_REMEDY}') from error
     if image is None:  # what cv2 gives instead of an error
         raise UserError(f'image {path} cannot be decoded (damaged): {_REMEDY}')

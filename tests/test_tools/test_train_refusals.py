@@ -128,10 +128,13 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         lambda t: edit_list(t, lambda lines: [*lines[:6], 'images/train/000006.png', *lines[7:]]),
         rf"line 7 of \S+/{TRAIN_LIST} is 'images/train/000006\.png': it must be .+",
     ),
-    'truncated image': (lambda t: truncated(t, 0), rf'image \S+{IMAGE} cannot be decoded: .+'),
+    'truncated image': (
+        lambda t: truncated(t, 0),
+        rf'image \S+{IMAGE} cannot be decoded \(.+\): .+',
+    ),
     'truncated image, workers': (
         lambda t: truncated(t, 2),
-        rf'image \S+{IMAGE} cannot be decoded: .+',
+        rf'image \S+{IMAGE} cannot be decoded \(.+\): .+',
     ),
     'missing image': (lambda t: missing_image(t, 0), rf'image \S+{IMAGE} does not exist: .+'),
     'missing image, workers': (

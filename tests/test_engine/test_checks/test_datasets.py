@@ -311,19 +311,6 @@ def test_a_cut_longer_than_the_set_is_no_cut(tmp_path):
     assert build_runner(cfg).test() == {'images': 3}
 
 
-def test_batch_size_that_leaves_no_batch(tmp_path):
-    cfg = config(tmp_path / 'work', seg_dataset(write_segmentation(tmp_path)))
-    cfg.train_dataloader.update(batch_size=4, drop_last=True)
-    build_runner(cfg).train()  # an infinite sampler goes round
-    cfg = config(tmp_path / 'again', seg_dataset(tmp_path))
-    cfg.train_dataloader.update(batch_size=4, drop_last=True, sampler=dict(type='DefaultSampler'))
-    fails(
-        cfg,
-        r'train_dataloader\.batch_size 4 is more than the 3 images that a process has, and '
-        r'drop_last=True .+: set batch_size to at most 3, or drop_last=False',
-    )
-
-
 def test_error_reaches_the_user_as_one_line(tmp_path, capsys):
     root = write_segmentation(tmp_path)
     cfg = config(tmp_path / 'work', seg_dataset(root, img_suffix='.tif'))
