@@ -141,10 +141,10 @@ def read_image(
         raise UserError(f'image {path} does not exist: {_REMEDY}') from error
     except OSError as error:
         raise UserError(f'image {path} cannot be read ({error.strerror}): {_REMEDY}') from error
+    if not content:
+        raise UserError(f'image {path} cannot be decoded (0 bytes): {_REMEDY}')
     try:
         with _without_limit_of_pil():
-            if not content:
-                raise UserError(f'image {path} cannot be decoded (0 bytes): {_REMEDY}')
             image = _decode(path, content, color_type, backend, max_pixels)
     except UserError:
         raise

@@ -311,6 +311,15 @@ def test_a_cut_longer_than_the_set_is_no_cut(tmp_path):
     assert build_runner(cfg).test() == {'images': 3}
 
 
+def test_an_infinite_sampler_goes_round_where_a_batch_is_larger_than_the_set(tmp_path):
+    cfg = config(tmp_path / 'work', seg_dataset(write_segmentation(tmp_path)))
+    cfg.train_dataloader.update(batch_size=4, drop_last=True)
+    assert len(next(iter(build_runner(cfg).build_dataloader(cfg.train_dataloader)))) > 0
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler')
+    with pytest.raises(UserError, match='batch_size 4 is more than the 3 images'):
+        build_runner(cfg).build_dataloader(cfg.train_dataloader)
+
+
 def test_error_reaches_the_user_as_one_line(tmp_path, capsys):
     root = write_segmentation(tmp_path)
     cfg = config(tmp_path / 'work', seg_dataset(root, img_suffix='.tif'))
