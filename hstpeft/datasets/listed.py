@@ -109,10 +109,10 @@ class ListedImages(BaseDataset):
                     f'({where}): leave one of them out'
                 )
         if len(first) < len(entries):
-            self._note(f'lists {len(entries) - len(first)} images more than once')
+            _note(f'{self.ann_file} lists {len(entries) - len(first)} images more than once')
         empty = sorted(set(range(self.num_classes)) - {label for label, _ in first.values()})
         if empty and not self.test_mode:
-            self._note(f'lists no image of {len(empty)} classes: {_first(empty)}')
+            _note(f'{self.ann_file} lists no image of {len(empty)} classes: {_first(empty)}')
 
     def _without_bad(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         reasons = {path: self._why_bad(path) for path in {item['img_path'] for item in items}}
@@ -121,30 +121,26 @@ class ListedImages(BaseDataset):
         if len(bad) > self.max_bad_share * len(items):
             raise UserError(
                 f'{len(bad)} of {len(items)} images of {self.ann_file} are bad, more than '
-                f'max_bad_share={self.max_bad_share} of them; the first: '
-                f'{reasons[bad[0]]}'
+                f'max_bad_share={self.max_bad_share} of them; the first: {reasons[bad[0]]}'
             )
         if bad:
-            self._note(f'has {len(bad)} bad images of {len(items)}, skipped: {_first(bad)}')
+            _note(f'skipped {len(bad)} of {len(items)} images of {self.ann_file}: {_first(bad)}')
         return good
 
     def _why_bad(self, path: str) -> str | None:
         """Say what is wrong with an image, as the pipeline's own loader sees it."""
         loaders = [t for t in self.pipeline.transforms if isinstance(t, LoadImageFromFile)]
-        load = (
-            loaders[0]
-            if loaders
-            else LoadImageFromFile(imdecode_backend='pillow', max_pixels=self.max_pixels)
-        )
+        usual = LoadImageFromFile(imdecode_backend='pillow', max_pixels=self.max_pixels)
         try:
-            load({'img_path': path})
+            (loaders or [usual])[0]({'img_path': path})
         except UserError as error:
             return str(error)
         return None
 
-    def _note(self, text: str) -> None:
-        print_log(f'{self.ann_file} {text}', logger='current')
-
 
 def _first(values: list) -> str:
     return ', '.join(map(str, values[:_SHOWN])) + (' ...' if len(values) > _SHOWN else '')
+
+
+def _note(text: str) -> None:
+    print_log(text, logger='current')

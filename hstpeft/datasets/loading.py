@@ -11,10 +11,11 @@ from typing import Any
 import mmcv
 import numpy as np
 from mmcv import transforms
+from mmcv.image import io as mmcv_io
 from mmengine import fileio
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hstpeft.errors import UserError, check_least
+from hstpeft.errors import UserError, check_choice, check_least
 from hstpeft.registry import TRANSFORMS
 
 MAX_PIXELS = 178_956_970
@@ -32,7 +33,7 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
     Args:
         to_float32: Whether to give float32 instead of uint8.
         color_type: As mmcv's; ``unchanged`` gives whatever values the file has.
-        imdecode_backend: As mmcv's: ``cv2``, ``pillow``, ...
+        imdecode_backend: As mmcv's: ``cv2``, ``pillow``, ...; None for that of ``mmcv.use_backend``.
         ignore_empty: Return None for a bad file: mmengine then takes another image at random.
         backend_args: Where files come from, if not from the disk.
         max_pixels: Most pixels of an image; of more not even one is decoded.
@@ -46,7 +47,7 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         self,
         to_float32: bool = False,
         color_type: str = 'color',
-        imdecode_backend: str = 'cv2',
+        imdecode_backend: str | None = 'cv2',
         ignore_empty: bool = False,
         backend_args: dict | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -123,7 +124,7 @@ def name_files(pipeline: Any, max_pixels: int = MAX_PIXELS) -> None:
 def read_image(
     path: str,
     color_type: str = 'color',
-    backend: str = 'pillow',
+    backend: str | None = 'pillow',
     max_pixels: int = MAX_PIXELS,
     backend_args: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
@@ -135,6 +136,8 @@ def read_image(
     Raises:
         UserError: Names the file and what is wrong with it.
     """
+    backend = backend or mmcv_io.imread_backend
+    check_choice('imdecode_backend', backend, mmcv_io.supported_backends)
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:

@@ -225,18 +225,3 @@ def test_the_traceback_is_there_when_asked_for(task, tmp_path, monkeypatch):
     monkeypatch.setenv('HSTPEFT_TRACEBACK', '1')
     with pytest.raises(ValueError, match='does not exist'):
         main(tiny.arguments(task.hst, tmp_path / 'w', '--load-from', '/nowhere'))
-
-
-def test_bad_images_can_be_skipped_and_are_counted(tmp_path, capsys):
-    task = tiny.make_task(tmp_path / 'task')
-    folder = task.data / 'images' / 'train'
-    broken, missing = folder / '000003.png', folder / '000005.png'
-    broken.write_bytes(broken.read_bytes()[:-100])
-    missing.unlink()
-    options = [f'{DATASET}.on_bad_image=skip', 'train_cfg.max_epochs=1']
-    tiny.train(task.hst, tmp_path / 'work', options=options)
-    said = [line for line in capsys.readouterr().out.splitlines() if 'INFO - skipped' in line]
-    assert len(said) == 1
-    assert f'skipped 2 of 24 images of {task.data / TRAIN_LIST}' in said[0]
-    assert str(broken) in said[0] and str(missing) in said[0]
-    assert tiny.load(tmp_path / 'work' / 'delta.pth')['meta']['iter'] == 22 // tiny.BATCH
