@@ -114,7 +114,8 @@ def test_what_a_merged_model_saves_is_that_of_a_frozen_merged_trunk(family, tune
     backbone, _ = in_dtype(family, MERGED.get(tuner, FULL), torch.float32)
     tensors, merged = merge(host(backbone))
     config = {**trunk_config(family), 'weights': tensors}
-    frozen = MODELS.build(dict(type='hstpeft.TunedBackbone', trunk=config, tuner=FROZEN))
+    config = dict(type='hstpeft.TunedBackbone', trunk=config, tuner=FROZEN, out_type='raw')
+    frozen = MODELS.build(config)
     frozen.load_state_dict(merged.backbone.state_dict(), strict=True)
     with pytest.raises(UserError, match='was made on the trunk'):
         tuned(family, FROZEN).load_state_dict(merged.backbone.state_dict())
