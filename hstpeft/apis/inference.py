@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import TRANSFORMS, init_default_scope
 from rich.progress import track
 
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError
 
 IMAGE_TYPES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
@@ -77,7 +78,8 @@ def _pipelines(model: BaseModel) -> tuple[Compose, Compose]:
     """Split the config's test pipeline into loading and the rest."""
     # Another model may have been built since.
     init_default_scope(model.cfg.get('default_scope', 'mmpretrain'))
-    transforms = [TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline]
+    with safe_io():
+        transforms = [TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline]
     kinds = [type(transform).__name__ for transform in transforms]
     first = kinds.index('LoadImageFromFile') + 1 if 'LoadImageFromFile' in kinds else 0
     loading = transforms[:first] or [TRANSFORMS.build({'type': 'LoadImageFromFile'})]

@@ -16,6 +16,7 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checkpoint import check_checkpoint
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.config import load_config
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
 
 
@@ -88,7 +89,8 @@ def init_model(
     else:
         cfg = load_config(config, cfg_options)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(cfg.model)
+    with safe_io():
+        model = MODELS.build(cfg.model)
     check_model(model)
     model.dataset_meta = {}
     if checkpoint is not None:

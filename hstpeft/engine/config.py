@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 
 from hstpeft.engine.checks.config import COMPOSED, check_override, find_class
 from hstpeft.engine.checks.inheritance import check_inheritance
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
 
 __all__ = ['COMPOSED', 'check_override', 'find_class', 'load_config']
@@ -31,7 +32,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         siblings = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         raise UserError(f'config {path} does not exist: {nearest(path.name, siblings)}')
     try:
-        cfg = Config.fromfile(path)
+        with safe_io():
+            cfg = Config.fromfile(path)
+    except UserError as error:
+        raise UserError(f'config {path}: {error}') from None
     except Exception as error:  # a config is a program: anything can be wrong in it
         raise UserError(f'config {path}: {error}') from error
     check_inheritance(path, cfg)

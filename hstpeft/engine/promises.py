@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from hstpeft.engine.safe_io import safe_io
+
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
     'hstpeft.RNGStateHook',
@@ -33,5 +35,6 @@ def at_work(runner: Runner) -> Iterator[None]:
     Args:
         runner: Of any mode.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        stack.enter_context(safe_io())
         yield

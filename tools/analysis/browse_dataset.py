@@ -29,6 +29,7 @@ from hstpeft.engine.checks.loaders import check_none_empty, explained
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.visualization import PictureFolder, build_visualizer, to_picture
 
@@ -157,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
     options = parser.parse_args(arguments)
-    with one_line_errors('browse_dataset.py'):
+    with one_line_errors('browse_dataset.py'), safe_io():
         if options.number < 1:
             raise UserError(f'--number {options.number} must be at least 1')
         cfg = load_config(options.config, options.cfg_options)

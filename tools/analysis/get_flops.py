@@ -36,6 +36,7 @@ from hstpeft.delta import owner_table
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import OptionAction
 from hstpeft.engine.report import render_table
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.backbones import TunedBackbone
 
@@ -246,7 +247,7 @@ def main(arguments: list[str] | None = None) -> Count:
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the counts there')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
     options = parser.parse_args(arguments)
-    with one_line_errors('get_flops.py'):
+    with one_line_errors('get_flops.py'), safe_io():
         cfg = load_config(options.config, options.cfg_options)
         shape = tuple(options.shape) if options.shape else None
         if shape and min(shape) < 1:
