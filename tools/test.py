@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Test; returns the metrics."""
     options = parse_options(arguments)
     with one_line_errors('test.py'):
-        cfg = load_config(options.config, options.cfg_options)
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         prepare(cfg, options)
         cfg.load_from, cfg.resume = options.checkpoint, False
         pictures = PicturesHook(options.show_dir) if options.show_dir else None

@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train."""
     options = parse_options(arguments)
     with one_line_errors('train.py'):
-        cfg = load_config(options.config, options.cfg_options)
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         apply_options(cfg, options)
         build_runner(
             cfg,

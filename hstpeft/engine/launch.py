@@ -44,6 +44,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the options that every tool has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
+    add_safe_config(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--cfg-options',
@@ -62,6 +63,15 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     # torch's launchers may pass it; torchrun sets the environment variable instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     return parser
+
+
+def add_safe_config(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option for configs of strangers."""
+    parser.add_argument(
+        '--safe-config',
+        action='store_true',
+        help='refuse a config that does more than set values: for configs of strangers',
+    )
 
 
 def prepare(cfg: Config, options: argparse.Namespace) -> None:

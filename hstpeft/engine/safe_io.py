@@ -6,14 +6,17 @@ functions, unpickles annotations, and builds whatever `type` a config names, `os
 
 import argparse
 import hashlib
+import importlib.util
 import inspect
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from logging import WARNING
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, NoReturn
 
 import torch
@@ -44,7 +47,8 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
       over https and read by `read_plain`; whoever else calls `torch.load` gets plain data or an error,
       whatever he asks for.
     * YAML is plain data; pickles are refused.
-    * A `type` that no registry knows is looked up by `find_by_path`, which runs nothing.
+    * A `type` that no registry knows is looked up by `find_by_path`, which runs nothing; its scope is
+      imported by `import_installed`.
 
     The settings are those of the process. What was before comes back at the end, so that one may be
     entered within another.
@@ -62,7 +66,8 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
         stack.enter_context(_items(file_handlers, handlers))
         # By which mmengine reads what the tables behind `torchvision://` and the like name.
         stack.enter_context(_items(vars(checkpoints), {'load_from_http': load_from_https}))
-        stack.enter_context(_items(vars(registries), {'get_object_from_string': find_by_path}))
+        search = {'get_object_from_string': find_by_path, 'import_module': import_installed}
+        stack.enter_context(_items(vars(registries), search))
         stack.enter_context(_items(os.environ, {_PLAIN_ONLY: '1', _UNSAFE: '0'}))
         yield
 
@@ -137,6 +142,22 @@ def find_by_path(name: str) -> Any:
         return found if issubclass(found, (nn.Module, torch.optim.Optimizer)) else None
     roots = [item for item in vars(registry).values() if isinstance(item, Registry)]
     return found if any(found is item for item in _registered(roots)) else None
+
+
+def import_installed(name: str) -> ModuleType:
+    """Import a module for mmengine, which takes the first part of every `type` for a package.
+
+    Raises:
+        ImportError: It belongs to no installed package and to none that is in use: a folder that
+            happens to lie on Python's path.
+    """
+    package = name.partition('.')[0]
+    if package not in sys.modules:
+        spec = importlib.util.find_spec(package)
+        homes = [Path(sysconfig.get_path(kind)).resolve() for kind in ('purelib', 'platlib')]
+        if spec is None or not spec.origin or Path(spec.origin).resolve().parents[1] not in homes:
+            raise ImportError(f'{package} is no installed package')
+    return importlib.import_module(name)
 
 
 def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
