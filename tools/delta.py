@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from hstpeft.apis import init_model
 from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.merge import merge as merge_model
-from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.launch import OptionAction, add_safe_config, check_config
 from hstpeft.errors import UserError, one_line_errors
 
 
@@ -70,6 +70,7 @@ def merge(options: argparse.Namespace) -> None:
     """Fold a delta into its trunk, prove it on random images, and write the trunk."""
     if options.output.suffix != '.safetensors':
         raise UserError(f'OUT {options.output} must end in .safetensors')
+    check_config(options)
     model = init_model(options.config, options.file, 'cpu', options.cfg_options)
     trunk, merged = merge_model(model)
     # Frozen as the merged one is: what is compared is the fold, not two kernels.
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
         if name == 'merge':
             command.add_argument('config', help='config the delta was trained with')
             command.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+            add_safe_config(command)
         command.add_argument('file', help='delta or training checkpoint')
         if name != 'info':
             command.add_argument('output', type=Path, help='file to write')

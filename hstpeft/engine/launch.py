@@ -14,6 +14,8 @@ from mmengine.runner import Runner
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
+from hstpeft.engine.checks.safe_config import check_safe_config
+from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError
@@ -72,6 +74,16 @@ def add_safe_config(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='refuse a config that does more than set values: for configs of strangers',
     )
+
+
+def check_config(options: argparse.Namespace) -> None:
+    """Refuse the config that a command line names if it must be safe and is not.
+
+    Args:
+        options: With ``config`` and those of `add_safe_config`.
+    """
+    if options.safe_config:
+        check_safe_config(options.config, config_root())
 
 
 def prepare(cfg: Config, options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from hstpeft.apis import init_model
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, make_delta, save_delta
 from hstpeft.delta.state import frozen_trunk_tensors
-from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.launch import OptionAction, add_safe_config, check_config
 from hstpeft.errors import UserError, one_line_errors
 
 Split = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
@@ -28,6 +28,7 @@ def make_parser(system: str) -> argparse.ArgumentParser:
     parser.add_argument('source', type=Path, help='checkpoint to read')
     parser.add_argument('output', type=Path, help='file to write')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add_safe_config(parser)
     return parser
 
 
@@ -41,6 +42,7 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
         join: Writes them; the inverse of ``split``.
     """
     with one_line_errors(tool):
+        check_config(options)
         if options.direction == 'to-official':
             model = init_model(options.config, options.source, 'cpu', options.cfg_options)
             official = to_official(model, join)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from hstpeft.apis import init_model
 from hstpeft.delta import make_delta, save_delta
+from hstpeft.engine.launch import check_config
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.official.hma import ENCODERS, join_hma, split_hma
 from tools.model_converters.convert import make_parser, read_official, to_delta
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with one_line_errors('hma.py'):
+        check_config(options)
         if options.direction == 'to-official':
             model = init_model(options.config, options.source, 'cpu', options.cfg_options)
             official = to_official(model)
