@@ -13,13 +13,13 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.hub import check_trunk, download_weights
 
 FILE_TYPES = ('.npz', '.pth', '.pt', '.bin', '.safetensors')
 DROPPED = (
@@ -47,9 +47,14 @@ def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Ten
     elif Path(source).suffix in FILE_TYPES:
         raw = _read_file(Path(source).expanduser())
     else:
-        raw = _download(arch, str(source))
-    kept = {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+        raw = download_weights(arch, str(source), FILE_TYPES)
+        check_trunk(arch, str(source), _without_head(raw))
+    kept = _without_head(raw)
     return _from_official_swin(kept) if 'layers.0.downsample.norm.weight' in kept else kept
+
+
+def _without_head(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -81,24 +86,6 @@ def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
     ):
         raise TypeError('it is no dict of tensors')
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
-
-
-def _download(arch: str, tag: str) -> dict[str, Tensor]:
-    name = f'{arch}.{tag}'
-    if not timm.models.is_model_pretrained(name):
-        tags = [known.split('.', 1)[1] for known in timm.list_pretrained(f'{arch}.*')]
-        raise UserError(
-            f'trunk.weights {tag!r} is neither a file ({", ".join(FILE_TYPES)}) nor a timm tag of '
-            f'{arch}: {nearest(tag, tags)}'
-        )
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # hub, requests and socket errors share no base class
-        reason = str(error).split('\n')[0][:200]
-        raise UserError(
-            f'trunk.weights {name} cannot be downloaded ({type(error).__name__}: {reason}): check '
-            'the network, or give a local file'
-        ) from error
 
 
 _SWIN_MERGING = re.compile(r'layers\.(\d+)\.downsample\.(.+)')
