@@ -79,7 +79,7 @@ def init_model(
     if isinstance(config, Config):
         cfg = config.copy()
         cfg.merge_from_dict(dict(cfg_options or {}))
-        check_evaluated(cfg)
+        check_evaluated(cfg.to_dict())
     else:
         cfg = load_config(config, cfg_options, safe_config)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))

@@ -60,5 +60,5 @@ def load_config(
     for key in overrides or {}:
         check_override(cfg, key)
     cfg.merge_from_dict(dict(overrides or {}))
-    check_evaluated(cfg)
+    check_evaluated(cfg.to_dict())
     return cfg
