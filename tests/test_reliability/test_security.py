@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mmengine
 import pytest
 import torch
 from mmengine.config import Config
@@ -178,7 +179,7 @@ def pickled_annotations(task: tiny.Task, folder: Path) -> Path:
     (folder / 'a.pkl').write_bytes(
         pickle.dumps({'metainfo': {}, 'data_list': [hostile.Payload(folder)]})
     )
-    dataset = dict(_delete_=True, type='mmengine.BaseDataset', ann_file=str(folder / 'a.pkl'))
+    dataset = dict(_delete_=True, type='mmpretrain.BaseDataset', ann_file=str(folder / 'a.pkl'))
     return data_config(train_dataloader=dict(dataset=dataset))(task, folder)
 
 
@@ -228,6 +229,17 @@ def test_S4_no_config_of_data_runs_code(task, tmp_path, monkeypatch, kind, tool)
         pass
     finally:
         assert not hostile.has_run(tmp_path)
+
+
+def test_S4_a_pickle_is_refused_with_a_remedy(task, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tiny.train(pickled_annotations(task, tmp_path), tmp_path / 'out')
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"train_dataloader.dataset.ann_file = '{tmp_path}/a.pkl' is refused" in error
+    assert 'convert it to JSON' in error
+    with safe_io(), pytest.raises(UserError, match='convert it to JSON'):
+        mmengine.load(tmp_path / 'a.pkl')
+    assert not hostile.has_run(tmp_path)
 
 
 @pytest.mark.parametrize('kind', ['yaml', 'yaml base'])

@@ -39,6 +39,8 @@ def _reason(name: str, value: Any) -> str | None:
         return 'it evaluates names out of a file'
     if name == 'decode_backend' and value == 'pickle':
         return 'it unpickles every image, which can run code: convert them to .npy'
+    if name.endswith('_file') and is_text and value.endswith(('.pkl', '.pickle')):
+        return 'a pickle can run code when it is read: convert it to JSON where you trust it'
     if name == 'hierarchy_file' and is_text and not value.endswith('.json'):
         return 'it may be a pickle inside, which can run code: convert it to JSON'
     return _RUNNING.get(name) if value else None
