@@ -1,26 +1,21 @@
-"""S1 to S4: no file but a Python config runs code, whatever reads it."""
+"""S1, S3: no checkpoint runs code, whatever reads it."""
 
-import json
 import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import mmengine
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import load_from_local
 
 from hstpeft.apis import init_model, publish
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.config import load_config
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError
 from tests.support import hostile, tiny
 from tools import delta, test
-from tools.analysis import browse_dataset
 from tools.model_converters import hst
 
 Run = Callable[[tiny.Task, Path, Path], object]
@@ -151,106 +146,3 @@ def test_S3_config_text_in_a_checkpoint_is_not_run(trained, tmp_path, guarded, b
     else:
         tiny.train(leaf, tmp_path / 'w', '--resume', path)
     assert not hostile.has_run(tmp_path)
-
-
-def yaml_config(task: tiny.Task, folder: Path) -> Path:
-    return hostile.write_yaml(folder / 'config.yaml', folder, _base_=str(task.hst))
-
-
-def yaml_base(task: tiny.Task, folder: Path) -> Path:
-    hostile.write_yaml(folder / 'base.yml', folder)
-    path = folder / 'config.py'
-    path.write_text(f"_base_ = [{str(task.hst)!r}, 'base.yml']\n")
-    return path
-
-
-def data_config(**settings: object) -> Callable[[tiny.Task, Path], Path]:
-    """Make a writer of a JSON config with settings in which COMMAND is that of the payload."""
-
-    def write(task: tiny.Task, folder: Path) -> Path:
-        text = json.dumps({'_base_': str(task.hst), **settings})
-        (folder / 'config.json').write_text(text.replace('COMMAND', hostile.command(folder)))
-        return folder / 'config.json'
-
-    return write
-
-
-def pickled_annotations(task: tiny.Task, folder: Path) -> Path:
-    (folder / 'a.pkl').write_bytes(
-        pickle.dumps({'metainfo': {}, 'data_list': [hostile.Payload(folder)]})
-    )
-    dataset = dict(_delete_=True, type='mmpretrain.BaseDataset', ann_file=str(folder / 'a.pkl'))
-    return data_config(train_dataloader=dict(dataset=dataset))(task, folder)
-
-
-def transform(kind: str, **options: object) -> dict:
-    pipeline = [dict(type='LoadImageFromFile'), dict(type=kind, **options)]
-    return dict(train_dataloader=dict(dataset=dict(pipeline=pipeline)))
-
-
-EXPRESSION = "__import__('os').system('COMMAND')"
-CONFIGS = {
-    'yaml': yaml_config,
-    'yaml base': yaml_base,
-    'pickled annotations': pickled_annotations,
-    'hook by path': data_config(custom_hooks=[dict(type='os.system', command='COMMAND')]),
-    'transform by path': data_config(**transform('subprocess.getoutput', cmd='COMMAND')),
-    'model by path': data_config(model=dict(_delete_=True, type='os.system', command='COMMAND')),
-    'path through a host': data_config(
-        **transform('mmengine.runner.checkpoint.os.system', command='COMMAND')
-    ),
-    'dtype': data_config(
-        **transform('mmpretrain.torchvision/ConvertImageDtype', dtype=f'float, {EXPRESSION}')
-    ),
-    'scope': data_config(default_scope='evil'),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('kind', CONFIGS)
-@pytest.mark.parametrize('tool', ['train', 'browse_dataset', 'init_model'])
-def test_S4_no_config_of_data_runs_code(task, tmp_path, monkeypatch, kind, tool):
-    monkeypatch.syspath_prepend(tmp_path)  # as a clone into which somebody has unpacked it
-    (tmp_path / 'evil').mkdir()
-    (tmp_path / 'evil' / '__init__.py').write_text('')
-    (tmp_path / 'evil' / 'registry.py').write_text(
-        f'import os\nos.system("{hostile.command(tmp_path)}")'
-    )
-    config = CONFIGS[kind](task, tmp_path)
-    try:
-        if tool == 'train':
-            tiny.train(config, tmp_path / 'out', '--dry-run')
-        elif tool == 'browse_dataset':
-            browse_dataset.main(
-                [str(config), '--number', '1', '--output-dir', str(tmp_path / 'out')]
-            )
-        else:
-            init_model(config)
-    except (UserError, SystemExit, KeyError):  # KeyError: what a registry says of a type
-        pass
-    finally:
-        assert not hostile.has_run(tmp_path)
-
-
-def test_S4_a_pickle_is_refused_with_a_remedy(task, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        tiny.train(pickled_annotations(task, tmp_path), tmp_path / 'out')
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert f"train_dataloader.dataset.ann_file = '{tmp_path}/a.pkl' is refused" in error
-    assert 'convert it to JSON' in error
-    with safe_io(), pytest.raises(UserError, match='convert it to JSON'):
-        mmengine.load(tmp_path / 'a.pkl')
-    assert not hostile.has_run(tmp_path)
-
-
-@pytest.mark.parametrize('kind', ['yaml', 'yaml base'])
-def test_S4_the_message_names_the_file(task, tmp_path, kind):
-    with pytest.raises(UserError, match=r'config .*config\.\w+: YAML .* is no plain data'):
-        load_config(CONFIGS[kind](task, tmp_path))
-
-
-def test_S4_the_payloads_work_where_nobody_takes_care(task, tmp_path):
-    """The control: mmengine's own ways run them."""
-    Config.fromfile(yaml_config(task, tmp_path))
-    assert hostile.has_run(tmp_path)
-    MODELS.build(dict(type='os.system', command=hostile.command(tmp_path)))
-    assert hostile.has_run(tmp_path)
