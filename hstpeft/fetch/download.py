@@ -54,7 +54,7 @@ def download(
         raise UserError(f'download {url} is refused: only https:// addresses are fetched')
     if sha256 is not None:
         sha256 = check_sha256(sha256)
-    path = Path(folder, check_file_name(name or urllib.parse.unquote(parts.path).split('/')[-1]))
+    path = Path(folder, check_file_name(name or urllib.parse.unquote(parts.path.split('/')[-1])))
     if path.is_file() and sha256 in (None, sha256_of(path)):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
