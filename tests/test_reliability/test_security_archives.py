@@ -150,7 +150,7 @@ def test_S6_a_bomb_of_a_million_to_one_is_refused(tmp_path):
     block = bz2.compress(bytes(45 * 10**6))
     start = bz2.compress(header.tobuf())
     (tmp_path / 'bomb.tar.bz2').write_bytes(start + block * 23)
-    assert (tmp_path / 'bomb.tar.bz2').stat().st_size * 10**6 < 1.1 * 10**9
+    assert (tmp_path / 'bomb.tar.bz2').stat().st_size * 800_000 < 10**9
     with pytest.raises(UserError, match='unpacks to more'):
         extract(tmp_path / 'bomb.tar.bz2', tmp_path / 'out')
     assert [p.name for p in tmp_path.iterdir()] == ['bomb.tar.bz2']
