@@ -14,6 +14,7 @@ from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.loaders import check_loader, explained
 from hstpeft.engine.promises import at_work, with_promised
+from hstpeft.engine.saving import safe
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -29,6 +30,11 @@ class CheckedRunner(Runner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
         super().__init__(*args, **kwargs)
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register the default hooks, with `SafeCheckpointHook` for mmengine's own."""
+        hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(hooks or {})}
+        super().register_default_hooks({name: safe(hook) for name, hook in hooks.items()})
 
     def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
         """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""

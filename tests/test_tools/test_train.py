@@ -197,7 +197,7 @@ def test_the_script_runs_from_any_folder(trained, tmp_path):
 FLAGS = {
     '-h', '--help', '--work-dir', '--cfg-options', '--launcher', '--local_rank', '--local-rank',
     '--resume', '--load-from', '--allow-new-head', '--amp', '--bf16', '--auto-scale-lr',
-    '--no-validate', '--dry-run',
+    '--no-validate', '--dry-run', '--trust-checkpoint',
 }  # fmt: skip
 
 
