@@ -28,6 +28,7 @@ from hstpeft.delta.writing import write_file
 from hstpeft.errors import UserError
 from hstpeft.version import __version__
 
+_SEALED = 'sealed'
 _STATISTICS = ('min', 'max', 'current', 'mean')
 
 
@@ -129,9 +130,9 @@ def pack_delta(delta: Mapping[str, Any], suffix: str) -> bytes | memoryview:
     content['meta'] = json.loads(json.dumps(content['meta']))
     seal(content)
     # Under one key: safetensors writes several in any order, and files would not be byte-stable.
-    return safetensors.torch.save(
-        state, {'meta': json.dumps(content['meta'] | {KEY: content[KEY]})}
-    )
+    # What says that there is a hash lies apart from it, lest one damage hide both.
+    text = json.dumps({_SEALED: True, **content['meta'], KEY: content[KEY]})
+    return safetensors.torch.save(state, {'meta': text})
 
 
 def _read_safetensors(file: BinaryIO, what: str) -> dict[str, Any]:
@@ -148,6 +149,8 @@ def _read_safetensors(file: BinaryIO, what: str) -> dict[str, Any]:
     if not isinstance(meta, dict):
         return state
     said = {key: meta.pop(key) for key in (KEY,) if key in meta}
+    if meta.pop(_SEALED, False) and not said:
+        raise UserError(f'{what} is damaged: it has lost its sha256: take another copy')
     return {'state_dict': state, 'meta': meta, **said}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
@@ -99,12 +100,15 @@ class AtomicBackend(LocalBackend):
 @contextmanager
 def atomic_writes() -> Iterator[None]:
     """Let mmengine write local files by `AtomicBackend`; what wrote them before is put back."""
-    before = type(get_file_backend('.'))
+    before, instances = type(get_file_backend('.')), dict(backend_instances)
     register_backend('local', AtomicBackend, force=True, prefixes='')
+    backend_instances.clear()  # `mmengine.dump` and the like keep what they have made
     try:
         yield
     finally:
         register_backend('local', before, force=True, prefixes='')
+        backend_instances.clear()
+        backend_instances.update(instances)
 
 
 class _Postponed:
