@@ -56,13 +56,15 @@ def read_torch(file: BinaryIO, what: str, allowed: Sequence = (), trust: bool = 
     if trust:
         print_log(f'{what} is trusted: it may run programs', logger='current', level=30)
     try:
+        if seems := looks_like(file):
+            raise ValueError(seems)
         check_archive(file, stored=True)
         file.seek(0)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(file, map_location='cpu', weights_only=not trust)
     except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
         culprit = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it holds {culprit[1]}' if culprit else looks_like(file) or _reason(error)
+        reason = f'it holds {culprit[1]}' if culprit else _reason(error)
         raise UserError(f'{what} cannot be read safely: {reason}') from error
 
 

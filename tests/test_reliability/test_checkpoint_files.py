@@ -211,7 +211,9 @@ def test_C1_a_full_disk_ends_training_with_one_line(task, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         FullDisk(patch, files=2)  # the first checkpoint and the pointer to it
         line = refused(task.hst, tmp_path / 'work', capsys, options=ONE_KEPT)
-    assert line.startswith(f'train.py: error: {tmp_path}/work/epoch_2.pth cannot be written: No space')
+    assert line.startswith(
+        f'train.py: error: {tmp_path}/work/epoch_2.pth cannot be written: No space'
+    )
     assert 'MB are needed' in line and 'MB are left' in line and 'are intact' in line
     assert [path.name for path in (tmp_path / 'work').glob('*.pth')] == ['epoch_1.pth']
     assert not list((tmp_path / 'work').glob('.*'))
