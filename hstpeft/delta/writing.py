@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from hstpeft.errors import UserError
 
@@ -15,7 +17,11 @@ _TEMPORARY = re.compile(r'\..+\.\d+\.tmp')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_file(path: str | os.PathLike, content: bytes | memoryview | str) -> int:
+Content = bytes | memoryview | str | Callable[[BinaryIO], None]
+"""What is written: bytes, a text as UTF-8, or a function that writes to an open file."""
+
+
+def write_file(path: str | os.PathLike, content: Content) -> int:
     """Write a file atomically: who reads finds the old one or the whole new one.
 
     It is written beside the target, forced to the disk, and moved over it. What a killed write left
@@ -23,7 +29,7 @@ def write_file(path: str | os.PathLike, content: bytes | memoryview | str) -> in
 
     Args:
         path: File to write, through a link if it is one; folders are made.
-        content: Bytes, or a text that is written as UTF-8.
+        content: What to write.
 
     Returns:
         The size of the file in bytes.
@@ -31,18 +37,55 @@ def write_file(path: str | os.PathLike, content: bytes | memoryview | str) -> in
     Raises:
         UserError: It cannot be written; the file that was there is intact, and nothing else is left.
     """
-    content = content.encode() if isinstance(content, str) else content
-    size = memoryview(content).nbytes
-    path = Path(os.path.realpath(path))
+    path, sink = Path(os.path.realpath(path)), _Sink()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to be moved over
-            path.write_bytes(content)
+            with open(path, 'wb') as file:
+                sink.fill(file, content)
         else:
-            _replace(path, content)
+            _replace(path, content, sink)
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {_reason(path, size, error)}') from error
-    return size
+        raise UserError(f'{path} cannot be written: {_reason(path, sink.size, error)}') from error
+    return sink.size
+
+
+class _Sink:
+    """What a function writes to: it counts on when the disk is full, and raises at the end.
+
+    torch writes from C++, where an error of a file would end the process.
+
+    Attributes:
+        size: Bytes that were to be written.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def fill(self, file: BinaryIO, content: Content) -> None:
+        """Write contents to a file, and to the disk's own buffers."""
+        self.file, self.error = file, None
+        if callable(content):
+            content(self)
+        else:
+            self.write(content.encode() if isinstance(content, str) else content)
+        if self.error is not None:
+            raise self.error
+        file.flush()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write a part."""
+        size = memoryview(data).nbytes
+        self.size += size
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: `fill` does it once."""
 
 
 def check_writable(folder: str | os.PathLike, name: str) -> None:
@@ -64,7 +107,7 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
         raise UserError(f'{name} {folder} is not writable: {error.strerror or error}') from error
 
 
-def _replace(path: Path, content: bytes | memoryview) -> None:
+def _replace(path: Path, content: Content, sink: _Sink) -> None:
     remove_leftovers(path.parent)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
@@ -72,8 +115,7 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
             # Held while we live, so that nobody takes the file for a leftover.
             with contextlib.suppress(OSError):  # some network drives have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.write(content)
-            file.flush()
+            sink.fill(file, content)
             os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:

@@ -1,20 +1,25 @@
 """What a run writes: sealed with a hash, whole or not at all, and old files gone only afterwards."""
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
+from mmengine.runner import save_checkpoint as mmengine_save
 
 from hstpeft.delta.digest import seal
 from hstpeft.delta.writing import check_writable, write_file
 from hstpeft.registry import HOOKS
 
+# Its `Runner` looks up there what saves.
+runner_module = importlib.import_module('mmengine.runner.runner')
 _PLAIN = (CheckpointHook, 'CheckpointHook', 'mmengine.CheckpointHook')
 
 
@@ -97,15 +102,39 @@ class AtomicBackend(LocalBackend):
         write_file(filepath, obj.encode(encoding))
 
 
+def save_checkpoint(
+    checkpoint: dict[str, Any],
+    filename: str,
+    file_client_args: dict | None = None,
+    backend_args: dict | None = None,
+) -> None:
+    """Save as mmengine's function of this name does; local files without two copies in memory.
+
+    What that saves in time is what the hash takes.
+
+    Args:
+        checkpoint: What to save.
+        filename: Path, or the address of a remote storage.
+        file_client_args: Of mmengine's storages of old.
+        backend_args: Of its storages.
+    """
+    if file_client_args or backend_args or '://' in str(filename):
+        mmengine_save(checkpoint, filename, file_client_args, backend_args)
+    else:
+        write_file(filename, lambda file: torch.save(checkpoint, file))
+
+
 @contextmanager
 def atomic_writes() -> Iterator[None]:
-    """Let mmengine write local files by `AtomicBackend`; what wrote them before is put back."""
+    """Let mmengine write local files atomically; what wrote them before is put back."""
     before, instances = type(get_file_backend('.')), dict(backend_instances)
     register_backend('local', AtomicBackend, force=True, prefixes='')
     backend_instances.clear()  # `mmengine.dump` and the like keep what they have made
+    save, runner_module.save_checkpoint = runner_module.save_checkpoint, save_checkpoint
     try:
         yield
     finally:
+        runner_module.save_checkpoint = save
         register_backend('local', before, force=True, prefixes='')
         backend_instances.clear()
         backend_instances.update(instances)

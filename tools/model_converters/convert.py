@@ -1,7 +1,6 @@
 """Convert between official checkpoints and deltas: what the converters of all systems share."""
 
 import argparse
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -129,6 +128,4 @@ def read_official(path: Path, trust: bool = False) -> dict[str, Tensor]:
 
 def write_tensors(content: dict[str, Any], output: Path) -> None:
     """Write tensors as torch does, atomically."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_file(output, buffer.getbuffer())
+    write_file(output, lambda file: torch.save(content, file))
