@@ -58,6 +58,7 @@ def init_model(
     cfg_options: Mapping[str, Any] | None = None,
     allow_new_head: bool = False,
     safe_config: bool = False,
+    trust: bool = False,
 ) -> BaseModel:
     """Build a model from a config and load a delta strictly, in evaluation mode.
 
@@ -68,6 +69,7 @@ def init_model(
         cfg_options: Overrides by dotted key.
         allow_new_head: Keep the fresh head when the checkpoint's differs.
         safe_config: Refuse a config file that does more than set values.
+        trust: Vouch for the checkpoint: what it holds may be of any class, and may run.
 
     Returns:
         The host's model; ``model.cfg`` is its config and ``model.dataset_meta`` the checkpoint's.
@@ -88,7 +90,7 @@ def init_model(
     check_model(model)
     model.dataset_meta = {}
     if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, trust)
         check_checkpoint(model, loaded, allow_new_head)
         # A new head was dropped from the checkpoint; all the rest was compared.
         model.load_state_dict(loaded['state_dict'], strict=not allow_new_head)

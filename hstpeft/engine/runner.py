@@ -12,6 +12,7 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.loaders import check_loader, explained
 from hstpeft.engine.promises import at_work, with_promised
 from hstpeft.engine.safe_io import safe_io
+from hstpeft.engine.saving import safe
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -28,6 +29,11 @@ class CheckedRunner(Runner):
         self.checkpoints: dict[str, dict[str, Any]] = {}
         with safe_io():
             super().__init__(*args, **kwargs)
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register the default hooks, with `SafeCheckpointHook` for mmengine's own."""
+        hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(hooks or {})}
+        super().register_default_hooks({name: safe(hook) for name, hook in hooks.items()})
 
     def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
         """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""

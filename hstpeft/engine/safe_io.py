@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -26,11 +25,13 @@ from mmengine.fileio.handlers import PickleHandler, YamlHandler, file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import nn
 
 from hstpeft.compat import checkpoint_schemes
 from hstpeft.delta.plain import plain_classes
+from hstpeft.delta.reading import open_source, read_torch
 from hstpeft.errors import UserError
 from hstpeft.fetch import download, sha256_of
 
@@ -79,19 +80,15 @@ def read_plain(path: str | os.PathLike) -> Any:
         UserError: The file is missing, damaged, or holds more than plain data.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f'checkpoint {path} does not exist')
-    # What mmengine's own checkpoints hold beside tensors, and those of MAE and DeiT.
-    allowed = [*plain_classes(), argparse.Namespace]
-    try:
-        if path.suffix == '.safetensors':
-            return load_file(path)
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
-        culprit = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it holds {culprit[1]}' if culprit else str(error).split('\n')[0][:200]
-        raise UserError(f'checkpoint {path} cannot be read safely: {reason}') from error
+    what = f'checkpoint {path}'
+    with open_source(path, what) as file:
+        if path.suffix != '.safetensors':
+            # What mmengine's own checkpoints hold beside tensors, and those of MAE and DeiT.
+            return read_torch(file, what, [*plain_classes(), argparse.Namespace])
+        try:
+            return load(file.read())
+        except SafetensorError as error:
+            raise UserError(f'{what} cannot be read safely: {error}') from error
 
 
 def load_from_disk(path: str, map_location: Any = None) -> Any:

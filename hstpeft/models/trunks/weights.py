@@ -4,20 +4,17 @@ Shapes: C trunk width, K heads, D width of a head.
 """
 
 import argparse
-import os
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from hstpeft.delta.reading import check_archive, open_source, read_torch
 from hstpeft.errors import UserError
 from hstpeft.models.trunks.hub import check_trunk, download_weights
 
@@ -58,22 +55,22 @@ def _without_head(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    what = f'trunk.weights {path}'
     if not path.is_file():
-        raise UserError(f'trunk.weights {path} does not exist: download it or fix the path')
+        raise UserError(f'{what} does not exist: download it or fix the path')
     try:
-        if path.suffix == '.npz':
-            return _from_jax(path)
         if path.suffix == '.safetensors':
             return load_file(path)
-        # MAE and DeiT files carry their command line; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return _unwrap(torch.load(path, map_location='cpu', weights_only=True))
+        with open_source(path, what) as file:
+            if path.suffix == '.npz':
+                return _from_jax(file)
+            # MAE and DeiT files carry their command line; a Namespace is plain data.
+            return _unwrap(read_torch(file, what, [argparse.Namespace]))
     except UserError:
         raise
-    except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError,
-            TypeError, zlib.error, torch.serialization.pickle.UnpicklingError) as error:  # fmt: skip
+    except Exception as error:  # a damaged header, zip or array raises one of a dozen types
         reason = str(error).split('\n')[0][:200]
-        raise UserError(f'trunk.weights {path} cannot be read: {reason}') from error
+        raise UserError(f'{what} cannot be read: {reason}') from error
 
 
 def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -131,10 +128,11 @@ _JAX_TOP = {
 _JAX_LEAF = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
 
 
-def _from_jax(path: str | os.PathLike) -> dict[str, Tensor]:
+def _from_jax(file: BinaryIO) -> dict[str, Tensor]:
     """Translate Google's ``.npz``: kernels are (in, out), attention kernels have head axes."""
-    # numpy leaves a damaged file open that it has opened itself.
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+    check_archive(file, stored=False)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
         raw = {
             key.removeprefix('opt/target/').removeprefix('params/'): arrays[key] for key in arrays
         }
