@@ -118,6 +118,15 @@ def loader_config(runner: Any, name: str) -> Any:
     return getattr(runner, f'_{name}', None)
 
 
+def checkpoint_schemes(loader: type) -> dict[str, Callable]:
+    """mmengine: a copy of its readers of checkpoints, by the beginning of the address that each reads.
+
+    Raises:
+        UserError: This mmengine keeps them elsewhere: then files cannot be read safely.
+    """
+    return dict(_private(loader, '_schemes', 'onedl-mmengine'))
+
+
 def describe_to_inferencers(model: nn.Module, cfg: Any, dataset_meta: Any) -> None:
     """mmpretrain: put config and classes where its inferencers look for those of a built model.
 

@@ -17,18 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hstpeft.apis import init_model
 from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.merge import merge as merge_model
-from hstpeft.engine.launch import OptionAction
+from hstpeft.delta.writing import write_file
+from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust, check_config
 from hstpeft.errors import UserError, one_line_errors
 
 
 def info(options: argparse.Namespace) -> None:
     """Print what a delta or checkpoint holds."""
-    checkpoint = load_checkpoint(options.file)
+    checkpoint = load_checkpoint(options.file, options.trust_checkpoint)
     state = checkpoint['state_dict']
     sizes: Counter[str] = Counter()
     counts: Counter[str] = Counter()
@@ -51,10 +52,10 @@ def export(options: argparse.Namespace) -> None:
     """Write a delta as safetensors, with its metadata as JSON beside it."""
     if options.output.suffix != '.safetensors':
         raise UserError(f'OUT {options.output} must end in .safetensors')
-    delta = make_delta(load_checkpoint(options.file))
+    delta = make_delta(load_checkpoint(options.file, options.trust_checkpoint))
     size = save_delta(delta, options.output)
     sidecar = options.output.with_suffix('.json')
-    sidecar.write_text(json.dumps(delta['meta'], indent=2) + '\n')
+    write_file(sidecar, json.dumps(delta['meta'], indent=2) + '\n')
     print(f'{options.output} ({size:,} bytes), {sidecar}')
 
 
@@ -62,7 +63,7 @@ def import_(options: argparse.Namespace) -> None:
     """Turn an exported delta into one that mmengine's tools load."""
     if options.output.suffix != '.pth':
         raise UserError(f'OUT {options.output} must end in .pth')
-    delta = make_delta(load_checkpoint(options.file))
+    delta = make_delta(load_checkpoint(options.file, options.trust_checkpoint))
     print(f'{options.output} ({save_delta(delta, options.output):,} bytes)')
 
 
@@ -70,7 +71,10 @@ def merge(options: argparse.Namespace) -> None:
     """Fold a delta into its trunk, prove it on random images, and write the trunk."""
     if options.output.suffix != '.safetensors':
         raise UserError(f'OUT {options.output} must end in .safetensors')
-    model = init_model(options.config, options.file, 'cpu', options.cfg_options)
+    check_config(options)
+    model = init_model(
+        options.config, options.file, 'cpu', options.cfg_options, trust=options.trust_checkpoint
+    )
     trunk, merged = merge_model(model)
     # Frozen as the merged one is: what is compared is the fold, not two kernels.
     model.requires_grad_(False)
@@ -79,8 +83,7 @@ def merge(options: argparse.Namespace) -> None:
     images = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         change = (model(images, mode='tensor') - merged(images, mode='tensor')).abs().max()
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in trunk.items()}, options.output)
+    write_file(options.output, save({name: tensor.contiguous() for name, tensor in trunk.items()}))
     print(f'max|delta logit| = {change:.1e}')
     print(f'{options.output} (load with timm, or as trunk.weights)')
 
@@ -100,7 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
         if name == 'merge':
             command.add_argument('config', help='config the delta was trained with')
             command.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+            add_safe_config(command)
         command.add_argument('file', help='delta or training checkpoint')
+        add_trust(command)
         if name != 'info':
             command.add_argument('output', type=Path, help='file to write')
     options = parser.parse_args(arguments)

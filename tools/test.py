@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 
+from hstpeft.delta.writing import write_file
 from hstpeft.engine import end_process_group
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import build_runner, common_parser, prepare
+from hstpeft.engine.launch import add_trust, build_runner, common_parser, prepare
 from hstpeft.errors import one_line_errors
 from hstpeft.visualization import PicturesHook
 
@@ -27,6 +28,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = common_parser('Test a checkpoint or a delta.')
     parser.add_argument('checkpoint', help='training checkpoint or delta')
+    add_trust(parser)
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file')
     parser.add_argument('--show-dir', help='folder for a picture of every test image')
     return parser.parse_args(arguments)
@@ -47,20 +49,19 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Test; returns the metrics."""
     options = parse_options(arguments)
     with one_line_errors('test.py'):
-        cfg = load_config(options.config, options.cfg_options)
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         prepare(cfg, options)
         cfg.load_from, cfg.resume = options.checkpoint, False
         pictures = PicturesHook(options.show_dir) if options.show_dir else None
-        runner = build_runner(cfg, ('test_dataloader',))
+        runner = build_runner(cfg, ('test_dataloader',), trust=options.trust_checkpoint)
         if pictures is not None:
             runner.register_hook(pictures)
         metrics = runner.test()
         # Its DDP would hold the threads of the process group.
         del runner
-    if options.out and is_main_process():
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(to_json(metrics), indent=2, allow_nan=False)
-        Path(options.out).write_text(text + '\n')
+        if options.out and is_main_process():
+            text = json.dumps(to_json(metrics), indent=2, allow_nan=False)
+            write_file(options.out, text + '\n')
     end_process_group()
     return metrics
 

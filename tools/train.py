@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from hstpeft.engine import end_process_group, latest_checkpoint
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import build_runner, common_parser, prepare
+from hstpeft.engine.launch import add_trust, build_runner, common_parser, prepare
 from hstpeft.errors import UserError, one_line_errors
 
 
@@ -35,6 +35,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='start from the weights of this checkpoint or delta',
     )
+    add_trust(parser)
     parser.add_argument(
         '--allow-new-head',
         action='store_true',
@@ -127,13 +128,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Train."""
     options = parse_options(arguments)
     with one_line_errors('train.py'):
-        cfg = load_config(options.config, options.cfg_options)
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         apply_options(cfg, options)
         build_runner(
             cfg,
             ('train_dataloader', 'val_dataloader'),
             # In no variable, which would keep it in memory until training has ended.
             resume_newest(cfg) if options.resume == 'auto' else None,
+            options.trust_checkpoint,
         ).train()
     end_process_group()
 

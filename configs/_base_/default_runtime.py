@@ -7,6 +7,7 @@ custom_hooks = [
     dict(type='hstpeft.ParameterTableHook'),
     dict(type='hstpeft.DeltaHook'),
     dict(type='hstpeft.DataCheckHook'),
+    dict(type='hstpeft.SealHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,

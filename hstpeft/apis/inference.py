@@ -11,6 +11,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from rich.progress import track
 
 from hstpeft.datasets.loading import LoadImageFromFile, name_files
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError
 
 IMAGE_TYPES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
@@ -79,7 +80,9 @@ def _pipelines(model: BaseModel) -> tuple[Compose, Compose]:
     """Split the config's test pipeline into loading and the rest."""
     # Another model may have been built since.
     init_default_scope(model.cfg.get('default_scope', 'mmpretrain'))
-    whole = Compose([TRANSFORMS.build(cfg) for cfg in model.cfg.test_dataloader.dataset.pipeline])
+    with safe_io():
+        pipeline = model.cfg.test_dataloader.dataset.pipeline
+        whole = Compose([TRANSFORMS.build(cfg) for cfg in pipeline])
     name_files(whole)
     transforms = whole.transforms
     kinds = [type(transform).__name__ for transform in transforms]

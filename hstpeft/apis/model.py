@@ -10,22 +10,14 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 
-import hstpeft
 from hstpeft.compat import describe_to_inferencers
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checkpoint import check_checkpoint
+from hstpeft.engine.checks.evaluated import check_evaluated
 from hstpeft.engine.checks.model import check_model
-from hstpeft.engine.config import load_config
+from hstpeft.engine.config import config_root, load_config
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
-
-
-def config_root() -> Path:
-    """Return the folder of the shipped configs: that of the clone, or of the installed wheel."""
-    package = Path(hstpeft.__file__).parent
-    for root in (package.parent / 'configs', package / '.mim' / 'configs'):
-        if (root / '_base_').is_dir():
-            return root
-    raise UserError('the configs of hstpeft were not installed with it: install the wheel anew')
 
 
 def list_models(pattern: str = '*') -> list[str]:
@@ -65,6 +57,8 @@ def init_model(
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     allow_new_head: bool = False,
+    safe_config: bool = False,
+    trust: bool = False,
 ) -> BaseModel:
     """Build a model from a config and load a delta strictly, in evaluation mode.
 
@@ -74,6 +68,8 @@ def init_model(
         device: e.g. ``cuda:0``; default: a GPU if there is one.
         cfg_options: Overrides by dotted key.
         allow_new_head: Keep the fresh head when the checkpoint's differs.
+        safe_config: Refuse a config file that does more than set values.
+        trust: Vouch for the checkpoint: what it holds may be of any class, and may run.
 
     Returns:
         The host's model; ``model.cfg`` is its config and ``model.dataset_meta`` the checkpoint's.
@@ -85,14 +81,16 @@ def init_model(
     if isinstance(config, Config):
         cfg = config.copy()
         cfg.merge_from_dict(dict(cfg_options or {}))
+        check_evaluated(cfg.to_dict())
     else:
-        cfg = load_config(config, cfg_options)
+        cfg = load_config(config, cfg_options, safe_config)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    model = MODELS.build(cfg.model)
+    with safe_io():
+        model = MODELS.build(cfg.model)
     check_model(model)
     model.dataset_meta = {}
     if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, trust)
         check_checkpoint(model, loaded, allow_new_head)
         # A new head was dropped from the checkpoint; all the rest was compared.
         model.load_state_dict(loaded['state_dict'], strict=not allow_new_head)

@@ -3,7 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from hstpeft.delta import load_checkpoint, make_delta, save_delta
+from hstpeft.delta import load_checkpoint, make_delta
+from hstpeft.delta.files import pack_delta
+from hstpeft.delta.writing import write_file
 from hstpeft.errors import UserError
 
 
@@ -20,6 +22,8 @@ def publish(checkpoint: str | Path, output: str | Path) -> Path:
     output = Path(output)
     if output.suffix not in ('.safetensors', '.pth'):
         raise UserError(f'output {output} must end in .safetensors or .pth')
-    save_delta(make_delta(load_checkpoint(checkpoint)), output)
-    digest = hashlib.sha256(output.read_bytes()).hexdigest()
-    return output.rename(output.with_name(f'{output.stem}-{digest[:8]}{output.suffix}'))
+    content = pack_delta(make_delta(load_checkpoint(checkpoint)), output.suffix)
+    digest = hashlib.sha256(content).hexdigest()
+    published = output.with_name(f'{output.stem}-{digest[:8]}{output.suffix}')
+    write_file(published, content)
+    return published

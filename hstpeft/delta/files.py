@@ -4,30 +4,42 @@ A *training checkpoint* (mmengine's ``epoch_N.pth``) holds optimiser, history an
 *delta* holds a state dict and plain metadata and loads with bare ``weights_only=True``.
 """
 
+import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
+import safetensors.torch
 import torch
-from mmengine.logging.history_buffer import HistoryBuffer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hstpeft.compat import EXTRA_STATE, numpy_rebuilders
+from hstpeft.compat import EXTRA_STATE
+from hstpeft.delta.digest import KEY, seal, unseal
 from hstpeft.delta.identity import decode_identity
+from hstpeft.delta.plain import plain_classes
+from hstpeft.delta.reading import looks_like, open_source, read_torch
+from hstpeft.delta.writing import write_file
 from hstpeft.errors import UserError
 from hstpeft.version import __version__
 
-_STATISTICS = ('min', 'max', 'current', 'mean')
+_SEALED = 'sealed'
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike, trust: bool = False) -> dict[str, Any]:
     """Read a training checkpoint or a delta (``.pth`` or ``.safetensors``) to the CPU.
+
+    The file is opened and read once. Its contents are compared with the hash that stands in it; of
+    a file without one (older, or of others) the log says so.
+
+    Args:
+        path: File to read. If its name ends as `hstpeft.apis.publish` names files, the hash there
+            must be that of its bytes.
+        trust: The user vouches for the file: what it holds may be of any class, and may run.
 
     Returns:
         A dict with ``state_dict`` and ``meta`` (and whatever a training checkpoint holds).
@@ -36,22 +48,16 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         UserError: The file is missing, damaged, no checkpoint, or holds more than plain data.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f'checkpoint {path} does not exist')
-    if path.suffix == '.safetensors':
-        return _load_safetensors(path)
-    # numpy's history buffers in mmengine's own checkpoints are the only classes let in.
-    allowed = [HistoryBuffer, (_history_method, 'builtins.getattr'), *_numpy_classes()]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
-        # torch's first line advises to load the file unsafely; the reason stands below it.
-        culprit = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it holds {culprit[1]}' if culprit else str(error).split('\n')[0][:200]
-        raise UserError(f'checkpoint {path} cannot be read safely: {reason}') from error
-    if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
-        raise UserError(f'checkpoint {path} has no state_dict: it is not one of hstpeft')
+    what = f'checkpoint {path}'
+    with open_source(path, what) as file:
+        _check_name(path, file)
+        size = os.fstat(file.fileno()).st_size
+        if path.suffix == '.safetensors':
+            checkpoint = _read_safetensors(file, what)
+        else:
+            checkpoint = read_torch(file, what, plain_classes(), trust)
+    _check_kind(checkpoint, what)
+    unseal(checkpoint, what, 4 * size + 2**26)
     return checkpoint
 
 
@@ -99,38 +105,83 @@ def save_delta(delta: Mapping[str, Any], path: str | os.PathLike) -> int:
         The size of the file in bytes.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_file(path, pack_delta(delta, path.suffix))
+
+
+def pack_delta(delta: Mapping[str, Any], suffix: str) -> bytes | memoryview:
+    """Return the bytes of a delta's file, with the hash of its contents.
+
+    Args:
+        delta: ``state_dict`` and ``meta`` as `make_delta` makes them.
+        suffix: ``.safetensors``; any other means torch's format.
+    """
     # Clones: a view would drag its whole storage into the file.
     state = {key: value.clone().contiguous() for key, value in delta['state_dict'].items()}
-    temporary = path.with_name(f'.{path.name}.tmp')
+    content: dict[str, Any] = {'state_dict': state, 'meta': dict(delta['meta'])}
+    if suffix != '.safetensors':
+        seal(content)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getbuffer()
+    content['meta'] = json.loads(json.dumps(content['meta']))
+    seal(content)
+    # Under one key: safetensors writes several in any order, and files would not be byte-stable.
+    # What says that there is a hash lies apart from it, lest one damage hide both.
+    text = json.dumps({_SEALED: True, **content['meta'], KEY: content[KEY]})
+    return safetensors.torch.save(state, {'meta': text})
+
+
+def _read_safetensors(file: BinaryIO, what: str) -> dict[str, Any]:
+    content = file.read()
     try:
-        if path.suffix == '.safetensors':
-            save_file(state, temporary, metadata={'meta': json.dumps(delta['meta'])})
-        else:
-            torch.save({'state_dict': state, 'meta': dict(delta['meta'])}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path.stat().st_size
+        state = safetensors.torch.load(content)
+        # A JSON header behind its length: by now it is known to be sound.
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], 'little')])
+        text = header.get('__metadata__', {}).get('meta')
+        meta = None if text is None else json.loads(text)
+    except Exception as error:  # a damaged header, type or shape raises one of half a dozen types
+        reason = looks_like(file) if content[8:9] != b'{' else ''
+        raise UserError(f'{what} cannot be read: {reason or error}') from error
+    if not isinstance(meta, dict):
+        return state
+    said = {key: meta.pop(key) for key in (KEY,) if key in meta}
+    if meta.pop(_SEALED, False) and not said:
+        raise UserError(f'{what} is damaged: it has lost its sha256: take another copy')
+    return {'state_dict': state, 'meta': meta, **said}
 
 
-def _load_safetensors(path: Path) -> dict[str, Any]:
+def _check_name(path: Path, file: BinaryIO) -> None:
+    """Raise if the name ends as of a published file, NAME-XXXXXXXX, and the bytes are others."""
+    ending = re.search(r'-([0-9a-f]{8})$', path.stem)
+    if ending is None or _is_date(ending[1]):
+        return
+    found = hashlib.file_digest(file, 'sha256').hexdigest()[:8]
+    file.seek(0)
+    if found != ending[1]:
+        raise UserError(
+            f'checkpoint {path} is not what its name says: its sha256 begins with {found}. Take '
+            f'another copy; if -{ending[1]} is no hash, rename the file'
+        )
+
+
+def _is_date(digits: str) -> bool:
     try:
-        with safe_open(path, framework='pt') as file:
-            state: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get('meta', '{}'))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f'checkpoint {path} cannot be read: {error}') from error
-    return {'state_dict': state, 'meta': meta}
+        return 1990 <= time.strptime(digits, '%Y%m%d').tm_year < 2100
+    except ValueError:
+        return False
 
 
-def _history_method(owner: type, name: str) -> Callable:
-    """Stand in for ``getattr``, by which mmengine's history buffers name their statistics."""
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise UserError(f'it holds {name} of {owner}')
-    return getattr(owner, name)
-
-
-def _numpy_classes() -> list:
-    kinds = (np.float64, np.float32, np.int64, np.int32, np.uint32)
-    return [*numpy_rebuilders(), np.ndarray, np.dtype, *{type(np.dtype(k)) for k in kinds}]
+def _check_kind(checkpoint: Any, what: str) -> None:
+    """Raise unless it is a checkpoint of a model; says what else it seems to be."""
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('state_dict'), Mapping):
+        if isinstance(checkpoint.get('meta', {}), dict):
+            return
+        raise UserError(f'{what} is damaged: its meta are no dict')
+    tensors = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    seems = ''
+    if isinstance(tensors, Mapping) and any(isinstance(v, Tensor) for v in tensors.values()):
+        seems = (
+            '. It seems to hold the weights of a trunk: give them as model.backbone.trunk.weights '
+            '(an official checkpoint: convert it with tools/model_converters)'
+        )
+    raise UserError(f'{what} has no state_dict: it is not one of hstpeft{seems}')

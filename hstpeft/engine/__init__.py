@@ -7,6 +7,7 @@ from hstpeft.engine.distributed import DeviceAwareDDP, end_process_group, init_p
 from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
 from hstpeft.engine.report import ParameterTableHook
 from hstpeft.engine.rng import RNGStateHook, seed_worker
+from hstpeft.engine.saving import SafeCheckpointHook, SealHook
 
 __all__ = [
     'BFloat16OptimWrapper',
@@ -17,6 +18,8 @@ __all__ = [
     'DeviceAwareDDP',
     'ParameterTableHook',
     'RNGStateHook',
+    'SafeCheckpointHook',
+    'SealHook',
     'check_model',
     'end_process_group',
     'init_process_group',

@@ -1,5 +1,6 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | Non
     Raises:
         UserError: There are checkpoints, but none can be read.
     """
-    paths = [p for p in Path(work_dir).glob('*.pth') if p.name.startswith(('epoch_', 'iter_'))]
+    paths = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
     paths.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
     for path in paths:
         try:

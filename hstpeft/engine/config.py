@@ -7,19 +7,35 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+import hstpeft
 from hstpeft.engine.checks.config import COMPOSED, check_override, find_class
+from hstpeft.engine.checks.evaluated import check_evaluated
 from hstpeft.engine.checks.inheritance import check_inheritance
+from hstpeft.engine.checks.safe_config import check_safe_config
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
 
-__all__ = ['COMPOSED', 'check_override', 'find_class', 'load_config']
+__all__ = ['COMPOSED', 'check_override', 'config_root', 'find_class', 'load_config']
 
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def config_root() -> Path:
+    """Return the folder of the shipped configs: that of the clone, or of the installed wheel."""
+    package = Path(hstpeft.__file__).parent
+    for root in (package.parent / 'configs', package / '.mim' / 'configs'):
+        if (root / '_base_').is_dir():
+            return root
+    raise UserError('the configs of hstpeft were not installed with it: install the wheel anew')
+
+
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, safe: bool = False
+) -> Config:
     """Read a config file and merge dotted overrides into it.
 
     Args:
-        path: A ``.py`` config.
+        path: A ``.py`` config, which is a program; or one in JSON or YAML.
         overrides: ``{'model.backbone.tuner.num_meta_tokens': 2}`` and the like.
+        safe: Whether to refuse a file, or a base of it, that does more than set values.
 
     Raises:
         UserError: The file is missing or broken, or it, a base of it or an override sets what
@@ -30,8 +46,13 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob('*.py')] if path.parent.is_dir() else []
         raise UserError(f'config {path} does not exist: {nearest(path.name, siblings)}')
+    if safe:
+        check_safe_config(path, config_root())
     try:
-        cfg = Config.fromfile(path)
+        with safe_io():
+            cfg = Config.fromfile(path)
+    except UserError as error:
+        raise UserError(f'config {path}: {error}') from None
     except Exception as error:  # a config is a program: anything can be wrong in it
         raise UserError(f'config {path}: {error}') from error
     check_inheritance(path, cfg)
@@ -39,4 +60,5 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for key in overrides or {}:
         check_override(cfg, key)
     cfg.merge_from_dict(dict(overrides or {}))
+    check_evaluated(cfg.to_dict())
     return cfg

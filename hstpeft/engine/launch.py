@@ -12,8 +12,11 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
+from hstpeft.delta.writing import check_writable
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
+from hstpeft.engine.checks.safe_config import check_safe_config
+from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError
@@ -44,6 +47,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the options that every tool has."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
+    add_safe_config(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(
         '--cfg-options',
@@ -64,6 +68,34 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_safe_config(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the option for configs of strangers."""
+    parser.add_argument(
+        '--safe-config',
+        action='store_true',
+        help='refuse a config that does more than set values: for configs of strangers',
+    )
+
+
+def check_config(options: argparse.Namespace) -> None:
+    """Refuse the config that a command line names if it must be safe and is not.
+
+    Args:
+        options: With ``config`` and those of `add_safe_config`.
+    """
+    if options.safe_config:
+        check_safe_config(options.config, config_root())
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Give a parser ``--trust-checkpoint``."""
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='vouch for the checkpoint named here: what it holds may run as a program',
+    )
+
+
 def prepare(cfg: Config, options: argparse.Namespace) -> None:
     """Apply launcher, work folder, loader defaults and TensorBoard (if installed), in place."""
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
@@ -79,7 +111,10 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
 
 
 def build_runner(
-    cfg: Config, loaders: Sequence[str] = (), checkpoint: dict[str, Any] | None = None
+    cfg: Config,
+    loaders: Sequence[str] = (),
+    checkpoint: dict[str, Any] | None = None,
+    trust: bool = False,
 ) -> Runner:
     """Check what a config names, start the process group if need be, and build the runner.
 
@@ -88,6 +123,7 @@ def build_runner(
         loaders: The data loaders that the run uses: their paths are looked up first of all.
         checkpoint: What ``cfg.load_from`` holds, if it has been read; else it is read here. The
             runner loads that object: the file is read once.
+        trust: The user vouches for ``cfg.load_from``.
 
     Raises:
         UserError: A path of the data does not exist, the checkpoint cannot be read, the work
@@ -96,8 +132,8 @@ def build_runner(
     """
     check_paths(cfg, loaders)
     if checkpoint is None and cfg.get('load_from'):
-        checkpoint = load_checkpoint(cfg.load_from)
-    _make_work_dir(Path(cfg.work_dir))
+        checkpoint = load_checkpoint(cfg.load_from, trust)
+    check_writable(cfg.work_dir, '--work-dir')
     init_process_group(cfg.launcher)
     try:
         runner = CheckedRunner.from_cfg(cfg)
@@ -111,12 +147,3 @@ def build_runner(
     if checkpoint is not None:
         runner.checkpoints[cfg.load_from] = checkpoint
     return runner
-
-
-def _make_work_dir(work_dir: Path) -> None:
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {work_dir} cannot be made: {error}') from error
-    if not os.access(work_dir, os.W_OK):
-        raise UserError(f'--work-dir {work_dir} is not writable')

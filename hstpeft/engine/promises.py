@@ -7,6 +7,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from hstpeft.engine.checks.loaders import explained_batches
+from hstpeft.engine.safe_io import safe_io
+from hstpeft.engine.saving import SealHook, atomic_writes, safe
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
@@ -14,6 +16,7 @@ PROMISED_HOOKS = (
     'hstpeft.ParameterTableHook',
     'hstpeft.DeltaHook',
     'hstpeft.DataCheckHook',
+    'hstpeft.SealHook',
 )
 """Registered in every run of ours, even where a config replaces its ``custom_hooks``.
 
@@ -25,7 +28,15 @@ def with_promised(hooks: Sequence[Hook | dict]) -> list[Hook | dict]:
     """Return hooks with those of `PROMISED_HOOKS` in front that are not among them."""
     named = {hook['type'] if isinstance(hook, dict) else type(hook) for hook in hooks}
     kinds = {kind if isinstance(kind, str) else f'hstpeft.{kind.__name__}' for kind in named}
-    return [*({'type': kind} for kind in PROMISED_HOOKS if kind not in kinds), *hooks]
+    hooks = [*({'type': kind} for kind in PROMISED_HOOKS if kind not in kinds), *hooks]
+    # The seal comes last: of hooks with one priority, mmengine calls first what it was given first.
+    return sorted(map(safe, hooks), key=_is_seal)
+
+
+def _is_seal(hook: Hook | dict) -> bool:
+    return isinstance(hook, SealHook) or (
+        isinstance(hook, dict) and 'SealHook' in str(hook['type'])
+    )
 
 
 @contextmanager
@@ -35,6 +46,8 @@ def at_work(runner: Runner) -> Iterator[None]:
     Args:
         runner: Of any mode.
     """
-    with ExitStack() as held:
-        held.enter_context(explained_batches())
+    with ExitStack() as stack:
+        stack.enter_context(safe_io())
+        stack.enter_context(atomic_writes())
+        stack.enter_context(explained_batches())
         yield

@@ -1,12 +1,9 @@
 """mmengine's runner, with errors that a user can act upon, and checkpoints that run nothing."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import CheckpointLoader, Runner
-from mmengine.runner.checkpoint import load_from_local as mmengine_reader
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -14,6 +11,8 @@ from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
+from hstpeft.engine.safe_io import safe_io
+from hstpeft.engine.saving import safe
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -28,7 +27,13 @@ class CheckedRunner(Runner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
-        super().__init__(*args, **kwargs)
+        with safe_io():
+            super().__init__(*args, **kwargs)
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
+        """Register the default hooks, with `SafeCheckpointHook` for mmengine's own."""
+        hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(hooks or {})}
+        super().register_default_hooks({name: safe(hook) for name, hook in hooks.items()})
 
     def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
         """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""
@@ -64,7 +69,7 @@ class CheckedRunner(Runner):
             checkpoint.get('meta', {}).pop('config', None)  # `Runner.resume` runs its text
             return checkpoint
 
-        with _local_reader(load_from_local):
+        with safe_io(load_from_local):
             return super().load_checkpoint(filename, *args, **kwargs)
 
     def build_dataloader(
@@ -86,16 +91,6 @@ class CheckedRunner(Runner):
         check_loader(name, loader)
         name_bad_files(name, loader)
         return loader
-
-
-@contextmanager
-def _local_reader(reader: Callable[[str, Any], dict[str, Any]]) -> Iterator[None]:
-    """Let mmengine read local checkpoints by a function; its own falls back to running a pickle."""
-    CheckpointLoader.register_scheme('', reader, force=True)
-    try:
-        yield
-    finally:
-        CheckpointLoader.register_scheme('', mmengine_reader, force=True)
 
 
 def _goes_beyond_end(dataset: Any) -> bool:

@@ -24,7 +24,7 @@ def test_the_name_holds_the_hash_of_the_file(trained, tmp_path, suffix):
 def test_nothing_of_the_run_is_published(trained, tmp_path):
     path = publish(trained.work_dir / 'epoch_3.pth', tmp_path / 'hst.pth')
     content = torch.load(path, weights_only=True)
-    assert content.keys() == {'state_dict', 'meta'}
+    assert content.keys() == {'state_dict', 'meta', 'sha256'}
     assert content['meta'].keys() == {'epoch', 'iter', 'dataset_meta', 'trunk', 'tuner', 'versions'}
     assert path.stat().st_size < (trained.work_dir / 'epoch_3.pth').stat().st_size / 2
     assert str(trained.work_dir).encode() not in path.read_bytes()

@@ -16,12 +16,13 @@ LAYERS = {
     'version': set(),
     'compat': {'errors'},
     '__init__': {'version'},
+    'fetch': {'errors'},
     'registry': BASIC,
     'delta': BASIC,
     'official': BASIC,
     'oracle': BASIC,
     'models.recompute': BASIC,
-    'models.trunks': BASIC | {'registry', 'delta', 'models.recompute'},
+    'models.trunks': BASIC | {'registry', 'delta', 'fetch', 'models.recompute'},
     'models.side': BASIC | {'registry', 'delta', 'models.recompute'},
     'models.tuners': BASIC
     | {'registry', 'delta', 'models.recompute', 'models.trunks', 'models.side'},
@@ -31,7 +32,7 @@ LAYERS = {
     'models.classifiers': BASIC | {'registry', 'delta'},
     'visualization': BASIC | {'registry', 'delta', 'models'},
     'datasets': BASIC | {'registry'},
-    'engine': BASIC | {'registry', 'delta', 'models', 'datasets'},
+    'engine': BASIC | {'registry', 'delta', 'fetch', 'models', 'datasets'},
     'apis': BASIC | {'registry', 'delta', 'models', 'datasets', 'engine', 'visualization'},
 }
 # Where packages of others may appear; everything else of hstpeft must do without them.

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hstpeft.apis import init_model
-from hstpeft.delta import load_checkpoint
 from hstpeft.errors import UserError
 from tests.support.models import draw, images
 from tests.support.paths import OLD_FILES
@@ -105,17 +104,6 @@ def test_an_old_delta_gives_its_values_and_its_logits(systems, name, suffix):
     assert_same(model.state_dict(), read_raw(path), IDENTITY)
     assert model.dataset_meta == {'classes': ['a', 'b', 'c', 'd', 'e']}
     assert_old_logits(model, system)
-
-
-@pytest.mark.parametrize('suffix', SUFFIXES)
-@pytest.mark.parametrize('name', SYSTEMS)
-def test_an_old_delta_is_read_bit_by_bit(name, suffix):
-    path = OLD_FILES / name / f'delta{suffix}'
-    assert_same(load_checkpoint(path)['state_dict'], read_raw(path))
-    assert load_checkpoint(path)['meta']['versions'] == {
-        'hstpeft': '0.1.0',
-        'torch': '2.12.0+cu130',
-    }
 
 
 def convert(direction: str, system: System, file: str, source: Path, output: Path) -> Path:

@@ -24,7 +24,7 @@ def reads(monkeypatch) -> list[tuple[str, bool]]:
     found, load = [], torch.load
 
     def recorded(file, *args, **kwargs):
-        found.append((Path(file).name, kwargs.get('weights_only')))
+        found.append((Path(getattr(file, 'name', file)).name, kwargs.get('weights_only')))
         return load(file, *args, **kwargs)
 
     monkeypatch.setattr(torch, 'load', recorded)
@@ -57,11 +57,11 @@ def test_resume(task, finished, reads, looked_up, named):
     assert looked_up == TRAINING
 
 
-def test_resume_reads_a_damaged_checkpoint_and_the_one_before_it_once_each(task, finished, reads):
+def test_resume_reads_the_checkpoint_before_a_damaged_one_once(task, finished, reads):
     newest = finished / 'epoch_3.pth'
     newest.write_bytes(newest.read_bytes()[:1000])
     tiny.train(task.hst, finished, '--resume')
-    assert reads == [('epoch_3.pth', True), ('epoch_2.pth', True)]
+    assert reads == [('epoch_2.pth', True)]  # the other one is seen to be cut before torch reads
 
 
 def test_load_from(trained, tmp_path, reads, looked_up):

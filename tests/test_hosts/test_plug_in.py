@@ -182,7 +182,7 @@ def validated(work_dir: Path, metric: str) -> float:
     return [logged[metric] for logged in map(json.loads, lines) if metric in logged][-1]
 
 
-def test_mmseg_trains_tests_and_loads_it(shared, tmp_path, need_host):
+def test_C5_mmseg_trains_tests_and_loads_it(shared, tmp_path, need_host):
     need_host('mmseg')
     # By its path: 'mmseg::' finds nothing where mmseg is installed under OneDL's name.
     stock = shipped('mmseg') / 'configs/upernet/upernet_r50_4xb4-160k_ade20k-512x512.py'
@@ -195,7 +195,7 @@ def test_mmseg_trains_tests_and_loads_it(shared, tmp_path, need_host):
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
-def test_mmdet_trains_tests_and_loads_it(shared, tmp_path, need_host):
+def test_C5_mmdet_trains_tests_and_loads_it(shared, tmp_path, need_host):
     need_host('mmdet')
     paste('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', MASK_RCNN, tmp_path)
     small = tmp_path / 'small.py'

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hstpeft.apis import init_model
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner
@@ -69,18 +68,6 @@ def assert_table(log: str, model, trainable: set[str]) -> None:
     assert (free, size) == (sum(sizes[name] for name in trainable), sum(sizes.values()))
 
 
-def test_delta_is_small_and_loads_with_nothing_but_torch(trained):
-    delta = torch.load(trained.delta, weights_only=True)
-    assert delta.keys() == {'state_dict', 'meta'}
-    frozen = {'attn.qkv', 'attn.proj', 'mlp.fc', 'patch_embed', 'pos_embed', 'vit.norm'}
-    trunk_keys = [key for key in delta['state_dict'] if '.trunk.' in key]
-    assert trunk_keys and not any(part in key for key in trunk_keys for part in frozen)
-    size = sum(value.numel() * value.element_size() for value in delta['state_dict'].values())
-    assert trained.delta.stat().st_size <= size + 65536
-    assert delta['meta']['dataset_meta'] == {'classes': list(tiny.CLASSES)}
-    assert (delta['meta']['epoch'], delta['meta']['iter']) == (3, 9)
-
-
 def test_last_checkpoint_and_delta_hold_the_same_weights(trained):
     checkpoint = load_checkpoint(trained.work_dir / 'epoch_3.pth')
     assert tiny.same(dict(checkpoint['state_dict']), dict(tiny.load(trained.delta)['state_dict']))
@@ -102,22 +89,6 @@ def test_test_py_reaches_what_the_training_reported(trained, tmp_path, which):
     out = tmp_path / 'new folder' / 'result.json'
     call = tiny.arguments(trained.task.hst, tmp_path, trained.work_dir / which, '--out', out)
     assert run_test(call) == {'accuracy/top1': reported} == json.loads(out.read_text())
-
-
-def test_loaded_delta_gives_bit_equal_logits(trained, tmp_path):
-    """The model that was trained, and one that only read trunk file and delta."""
-    runner = runner_of(trained.task.hst, tmp_path)
-    runner.train()
-    image = torch.randn(3, 3, 32, 40, generator=torch.Generator().manual_seed(0))
-    model = init_model(trained.task.hst, tmp_path / 'delta.pth', 'cpu')
-    tester = runner_of(trained.task.hst, tmp_path)
-    tester.load_checkpoint(str(tmp_path / 'delta.pth'))
-    with torch.no_grad():
-        expected = runner.model.eval()(image, mode='tensor')
-        assert model(image, mode='tensor').equal(expected)
-        assert tester.model.eval()(image, mode='tensor').equal(expected)
-    # The same seed gives the same run.
-    assert tiny.same(dict(tiny.load(trained.delta)['state_dict']), dict(model.state_dict()))
 
 
 def test_bf16_trains_a_float32_delta(trained, tmp_path):
@@ -197,7 +168,8 @@ def test_the_script_runs_from_any_folder(trained, tmp_path):
 FLAGS = {
     '-h', '--help', '--work-dir', '--cfg-options', '--launcher', '--local_rank', '--local-rank',
     '--resume', '--load-from', '--allow-new-head', '--amp', '--bf16', '--auto-scale-lr',
-    '--no-validate', '--dry-run',
+    '--no-validate', '--dry-run', '--safe-config',
+    '--trust-checkpoint',
 }  # fmt: skip
 
 

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         small_images,
         r'an image of 40 x 7 pixels is smaller than a patch of the trunk \(8 x 8\): .+',
     ),
-    'unwritable work folder': (file_in_the_way, r'--work-dir \S+/work cannot be made: .+'),
+    'unwritable work folder': (file_in_the_way, r'--work-dir \S+/work is not writable: .+'),
     'missing checkpoint': (
         lambda t: Call(['--resume', '/nowhere/epoch_1.pth']),
         r'checkpoint /nowhere/epoch_1\.pth does not exist',

@@ -28,7 +28,8 @@ from hstpeft.engine.checks.datasets import datasets_in
 from hstpeft.engine.checks.loaders import check_none_empty, explained
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.launch import OptionAction, add_safe_config
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.visualization import PictureFolder, build_visualizer, to_picture
 
@@ -156,11 +157,12 @@ def main(arguments: list[str] | None = None) -> None:
         help='folder of the pictures; default: work_dirs/<name of the config>/browse_<split>',
     )
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add_safe_config(parser)
     options = parser.parse_args(arguments)
-    with one_line_errors('browse_dataset.py'):
+    with one_line_errors('browse_dataset.py'), safe_io():
         if options.number < 1:
             raise UserError(f'--number {options.number} must be at least 1')
-        cfg = load_config(options.config, options.cfg_options)
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         default = Path('work_dirs', Path(options.config).stem, f'browse_{options.split}')
         folder = PictureFolder(options.output_dir or default, '--output-dir')
         dataset = build_dataset(cfg, options.split)

@@ -34,8 +34,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hstpeft.delta import owner_table
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.launch import OptionAction, add_safe_config
 from hstpeft.engine.report import render_table
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.backbones import TunedBackbone
 
@@ -245,9 +246,10 @@ def main(arguments: list[str] | None = None) -> Count:
     )
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='write the counts there')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add_safe_config(parser)
     options = parser.parse_args(arguments)
-    with one_line_errors('get_flops.py'):
-        cfg = load_config(options.config, options.cfg_options)
+    with one_line_errors('get_flops.py'), safe_io():
+        cfg = load_config(options.config, options.cfg_options, options.safe_config)
         shape = tuple(options.shape) if options.shape else None
         if shape and min(shape) < 1:
             raise UserError(f'--shape {shape[0]} {shape[1]} must be positive')

@@ -26,7 +26,8 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 
 from hstpeft.apis import init_model
-from hstpeft.engine.launch import OptionAction
+from hstpeft.engine.launch import OptionAction, add_safe_config, check_config
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.heads import HMAClsHead
 from tools.analysis.hma_looks import UNKNOWN, Looks, look, sum_by_class
@@ -136,8 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--top', type=int, default=8, help='neighbours to show')
     parser.add_argument('--alone', action='store_true', help='read without the other images')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add_safe_config(parser)
     options = parser.parse_args(arguments)
     with one_line_errors('hma_attention.py'):
+        check_config(options)
         if not 0 <= options.show < len(options.images):
             raise UserError(
                 f'--show {options.show} is not between 0 and {len(options.images) - 1}, the last '
@@ -149,7 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
                 f'the head is a {type(model.head).__name__}, not an hstpeft.HMAClsHead: it has no '
                 'memories'
             )
-        inputs, pictures, labels = read_images(model, options.images)
+        with safe_io():
+            inputs, pictures, labels = read_images(model, options.images)
         with torch.no_grad():
             feats = model.extract_feat(inputs)
         looks = look(model.head, feats, options.show, options.alone)

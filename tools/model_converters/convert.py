@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from hstpeft.apis import init_model
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, make_delta, save_delta
+from hstpeft.delta.reading import open_source, read_torch
 from hstpeft.delta.state import frozen_trunk_tensors
-from hstpeft.engine.launch import OptionAction
+from hstpeft.delta.writing import write_file
+from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust, check_config
 from hstpeft.errors import UserError, one_line_errors
 
 Split = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
@@ -28,6 +31,8 @@ def make_parser(system: str) -> argparse.ArgumentParser:
     parser.add_argument('source', type=Path, help='checkpoint to read')
     parser.add_argument('output', type=Path, help='file to write')
     parser.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
+    add_safe_config(parser)
+    add_trust(parser)
     return parser
 
 
@@ -41,14 +46,20 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
         join: Writes them; the inverse of ``split``.
     """
     with one_line_errors(tool):
+        check_config(options)
         if options.direction == 'to-official':
-            model = init_model(options.config, options.source, 'cpu', options.cfg_options)
+            model = init_model(
+                options.config,
+                options.source,
+                'cpu',
+                options.cfg_options,
+                trust=options.trust_checkpoint,
+            )
             official = to_official(model, join)
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({'model': official}, options.output)
+            write_tensors({'model': official}, options.output)
         else:
             model = init_model(options.config, None, 'cpu', options.cfg_options)
-            state = to_delta(model, read_official(options.source), split)
+            state = to_delta(model, read_official(options.source, options.trust_checkpoint), split)
             save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')
 
@@ -95,15 +106,28 @@ def trunk_prefix(model: nn.Module) -> str:
     return f'backbone.trunk.{name}.'
 
 
-def read_official(path: Path) -> dict[str, Tensor]:
-    """Read an official checkpoint's tensors; the EMA or optimiser beside them is left out."""
-    if not path.is_file():
-        raise UserError(f'checkpoint {path} does not exist')
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            raw = torch.load(path, map_location='cpu', weights_only=True)
-        for key in ('state_dict', 'model'):
-            raw = raw.get(key, raw) if isinstance(raw.get(key), dict) else raw
-        return {key.removeprefix('module.'): value for key, value in raw.items()}
-    except Exception as error:  # a damaged zip, pickle or tensor raises one of a dozen types
-        raise UserError(f'checkpoint {path} cannot be read as tensors by name') from error
+def read_official(path: Path, trust: bool = False) -> dict[str, Tensor]:
+    """Read an official checkpoint's tensors; the EMA or optimiser beside them is left out.
+
+    Args:
+        path: File to read.
+        trust: The user vouches for the file: what it holds may be of any class, and may run.
+
+    Raises:
+        UserError: It is missing, damaged, holds more than plain data, or no tensors by name.
+    """
+    what = f'checkpoint {path}'
+    with open_source(path, what) as file:
+        raw = read_torch(file, what, [argparse.Namespace], trust)
+    for key in ('state_dict', 'model'):
+        raw = raw[key] if isinstance(raw, dict) and isinstance(raw.get(key), dict) else raw
+    if not isinstance(raw, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in raw.items()
+    ):
+        raise UserError(f'{what} cannot be read as tensors by name: is it an official checkpoint?')
+    return {key.removeprefix('module.'): value for key, value in raw.items()}
+
+
+def write_tensors(content: dict[str, Any], output: Path) -> None:
+    """Write tensors as torch does, atomically."""
+    write_file(output, lambda file: torch.save(content, file))

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from hstpeft.apis import init_model
 from hstpeft.delta import make_delta, save_delta
+from hstpeft.engine.launch import check_config
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.official.hma import ENCODERS, join_hma, split_hma
-from tools.model_converters.convert import make_parser, read_official, to_delta
+from tools.model_converters.convert import make_parser, read_official, to_delta, write_tensors
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:
@@ -61,8 +62,7 @@ def write_trunk(official: dict[str, Tensor], output: Path) -> None:
     trunk, _ = split_hma(official)
     if not trunk:
         raise UserError('the checkpoint holds no encoder: it is not one of the ViT pipeline')
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(trunk, output)
+    write_tensors(trunk, output)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,13 +76,19 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with one_line_errors('hma.py'):
+        check_config(options)
         if options.direction == 'to-official':
-            model = init_model(options.config, options.source, 'cpu', options.cfg_options)
+            model = init_model(
+                options.config,
+                options.source,
+                'cpu',
+                options.cfg_options,
+                trust=options.trust_checkpoint,
+            )
             official = to_official(model)
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({'model': official}, options.output)
+            write_tensors({'model': official}, options.output)
         else:
-            official = read_official(options.source)
+            official = read_official(options.source, options.trust_checkpoint)
             overrides = dict(options.cfg_options)
             if options.own_trunk:
                 write_trunk(official, options.own_trunk)

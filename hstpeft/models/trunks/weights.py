@@ -4,22 +4,19 @@ Shapes: C trunk width, K heads, D width of a head.
 """
 
 import argparse
-import os
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, BinaryIO
 
 import numpy as np
-import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hstpeft.errors import UserError, nearest
+from hstpeft.delta.reading import check_archive, open_source, read_torch
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.hub import check_trunk, download_weights
 
 FILE_TYPES = ('.npz', '.pth', '.pt', '.bin', '.safetensors')
 DROPPED = (
@@ -47,28 +44,33 @@ def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Ten
     elif Path(source).suffix in FILE_TYPES:
         raw = _read_file(Path(source).expanduser())
     else:
-        raw = _download(arch, str(source))
-    kept = {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+        raw = download_weights(arch, str(source), FILE_TYPES)
+        check_trunk(arch, str(source), _without_head(raw))
+    kept = _without_head(raw)
     return _from_official_swin(kept) if 'layers.0.downsample.norm.weight' in kept else kept
 
 
+def _without_head(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+
+
 def _read_file(path: Path) -> dict[str, Tensor]:
+    what = f'trunk.weights {path}'
     if not path.is_file():
-        raise UserError(f'trunk.weights {path} does not exist: download it or fix the path')
+        raise UserError(f'{what} does not exist: download it or fix the path')
     try:
-        if path.suffix == '.npz':
-            return _from_jax(path)
         if path.suffix == '.safetensors':
             return load_file(path)
-        # MAE and DeiT files carry their command line; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return _unwrap(torch.load(path, map_location='cpu', weights_only=True))
+        with open_source(path, what) as file:
+            if path.suffix == '.npz':
+                return _from_jax(file)
+            # MAE and DeiT files carry their command line; a Namespace is plain data.
+            return _unwrap(read_torch(file, what, [argparse.Namespace]))
     except UserError:
         raise
-    except (SafetensorError, BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError,
-            TypeError, zlib.error, torch.serialization.pickle.UnpicklingError) as error:  # fmt: skip
+    except Exception as error:  # a damaged header, zip or array raises one of a dozen types
         reason = str(error).split('\n')[0][:200]
-        raise UserError(f'trunk.weights {path} cannot be read: {reason}') from error
+        raise UserError(f'{what} cannot be read: {reason}') from error
 
 
 def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
@@ -81,24 +83,6 @@ def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
     ):
         raise TypeError('it is no dict of tensors')
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
-
-
-def _download(arch: str, tag: str) -> dict[str, Tensor]:
-    name = f'{arch}.{tag}'
-    if not timm.models.is_model_pretrained(name):
-        tags = [known.split('.', 1)[1] for known in timm.list_pretrained(f'{arch}.*')]
-        raise UserError(
-            f'trunk.weights {tag!r} is neither a file ({", ".join(FILE_TYPES)}) nor a timm tag of '
-            f'{arch}: {nearest(tag, tags)}'
-        )
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # hub, requests and socket errors share no base class
-        reason = str(error).split('\n')[0][:200]
-        raise UserError(
-            f'trunk.weights {name} cannot be downloaded ({type(error).__name__}: {reason}): check '
-            'the network, or give a local file'
-        ) from error
 
 
 _SWIN_MERGING = re.compile(r'layers\.(\d+)\.downsample\.(.+)')
@@ -144,10 +128,11 @@ _JAX_TOP = {
 _JAX_LEAF = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
 
 
-def _from_jax(path: str | os.PathLike) -> dict[str, Tensor]:
+def _from_jax(file: BinaryIO) -> dict[str, Tensor]:
     """Translate Google's ``.npz``: kernels are (in, out), attention kernels have head axes."""
-    # numpy leaves a damaged file open that it has opened itself.
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+    check_archive(file, stored=False)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
         raw = {
             key.removeprefix('opt/target/').removeprefix('params/'): arrays[key] for key in arrays
         }

@@ -1,0 +1,6 @@
+"""Files of others: downloads whose content is checked, archives that write only where they may."""
+
+from hstpeft.fetch.archive import extract
+from hstpeft.fetch.download import check_file_name, check_sha256, download, sha256_of
+
+__all__ = ['check_file_name', 'check_sha256', 'download', 'extract', 'sha256_of']
