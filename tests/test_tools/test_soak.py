@@ -30,11 +30,24 @@ def slice_of(part: str, count: int, tmp_path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part, count', [('kills', 4), ('corruptions', 60), ('configs', 10)])
-def test_a_slice_of_the_soak_finds_nothing(tmp_path, part, count):
-    summary = slice_of(part, count, tmp_path)
+def test_R4_a_slice_of_random_kills_ends_with_the_same_weights(tmp_path):
+    summary = slice_of('kills', 4, tmp_path)
     assert not summary['failures']
-    assert summary['count'] == count * (2 if part == 'corruptions' else 1)
+    assert summary['count'] == 4 and sum(summary['interruptions'].values()) >= 4
+
+
+@pytest.mark.slow
+def test_S13_a_slice_of_random_damages_is_refused_or_harmless(tmp_path):
+    summary = slice_of('corruptions', 60, tmp_path)
+    assert not summary['failures']
+    assert summary['count'] == 120 and summary['refused'] > 60
+
+
+@pytest.mark.slow
+def test_U1_a_slice_of_wrong_configs_is_refused_in_one_line(tmp_path):
+    summary = slice_of('configs', 10, tmp_path)
+    assert not summary['failures']
+    assert summary['count'] == 10
 
 
 @pytest.fixture(params=corruptions.SUFFIXES)
