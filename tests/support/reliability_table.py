@@ -9,6 +9,7 @@ import platform
 import re
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,8 @@ What a user can rely on when a run is interrupted, a file is damaged or hostile,
 {count} cases, the tests of each, and what became of them. Written by the test run itself
 (`bash tools/run_tests.sh --write-reliability`), not by hand.
 
-* **Result**: {result}
+* **Cases**: {cases}
+* **Whole suite**: {result}
 * **When**: {date}, on top of commit {commit}, in {minutes:.0f} minutes
 * **Where**: {processor}; {gpu}
 * **Versions**: {versions}
@@ -78,7 +80,7 @@ def find_tests(folder: Path = ROOT / 'tests') -> dict[str, list[Shown]]:
 def read_document(text: str) -> dict[str, set[tuple[str, str]]]:
     """Return what a document names: case -> (words, file) of its tests."""
     rows = [line.split(' | ') for line in text.splitlines() if line.startswith('| ')]
-    named = {cells[0].strip('| '): set(_LINK.findall(cells[2])) for cells in rows if len(cells) > 3}
+    named = {cells[0].strip('| '): set(_LINK.findall(cells[-1])) for cells in rows}
     return {case: links for case, links in named.items() if cases_of(f'test_{case}_x')}
 
 
@@ -109,14 +111,15 @@ class ReliabilityTable:
 
     def render(self, tests: dict[str, list[Shown]]) -> str:
         """Lay out the document."""
-        counts = [f'{n:,} {what}' for what, n in _count(self.outcomes.values()).items()]
+        all_cases = [case for cases in CASES.values() for case in cases]
         versions = dict(hstpeft=__version__, Python=platform.python_version())
         versions |= {'torch': torch.__version__, 'mmengine': mmengine.__version__}
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
         lines = [
             HEAD.format(
-                count=sum(map(len, CASES.values())),
-                result=f'{", ".join(counts) or "nothing was run"} of the whole suite',
+                count=len(all_cases),
+                cases=_told(_count(self.case_result(tests.get(case, [])) for case in all_cases)),
+                result=_told(_count(self.outcomes.values())),
                 date=time.strftime('%Y-%m-%d'),
                 commit=commit() or 'unknown',
                 minutes=(time.time() - self.start) / 60,
@@ -127,25 +130,37 @@ class ReliabilityTable:
             )
         ]
         for topic, cases in CASES.items():
-            lines += [f'## {topic}\n', '| Case | What must hold | Tests | Result |']
-            lines += ['|:-----|:---------------|:------|:-------|']
+            lines += [f'## {topic}\n', '| Case | What must hold | Result | Tests |']
+            lines += ['|:-----|:---------------|:-------|:------|']
             for case, title in cases.items():
                 shown = tests.get(case, [])
-                links = '<br>'.join(test.link for test in shown) or 'none'
-                results = '<br>'.join(map(self.result, shown)) or '**none**'
-                lines.append(f'| {case} | {title} | {links} | {results} |')
+                told = '<br>'.join(f'{test.link}: {self.test_result(test)}' for test in shown)
+                lines.append(f'| {case} | {title} | {self.case_result(shown)} | {told} |')
             lines.append('')
         return '\n'.join(lines).rstrip() + '\n'
 
-    def result(self, test: Shown) -> str:
+    def case_result(self, tests: list[Shown]) -> str:
+        """Say whether a case holds: the worst of its tests decides, one that passed is needed."""
+        outcomes = [[self.outcomes[node] for node in self.nodes(test)] for test in tests]
+        flat = [outcome for each in outcomes for outcome in each]
+        if 'failed' in flat:
+            return '**fails**'
+        if not all(outcomes) or not flat:
+            return '**not run**'
+        return 'holds' if 'passed' in flat else 'skipped'
+
+    def test_result(self, test: Shown) -> str:
         """Say what became of a test: of all its parameters, counted where they are several."""
-        pattern = re.compile(rf'{re.escape(test.file)}::(\w+::)*test_{test.name}(\[.*)?', re.DOTALL)
-        nodes = [node for node in self.outcomes if pattern.fullmatch(node)]
+        nodes = self.nodes(test)
         counts = _count(self.outcomes[node] for node in nodes)
         told = [f'{what} {n}' if len(nodes) > 1 else what for what, n in counts.items()]
-        told = [f'**{each}**' if each.startswith('failed') else each for each in told]
         reasons = sorted({_cell(self.reasons[node]) for node in nodes if node in self.reasons})
-        return ', '.join(told) + (f': {"; ".join(reasons)}' if reasons else '') or '**not run**'
+        return ', '.join(told) + (f' ({"; ".join(reasons)})' if reasons else '') or 'not run'
+
+    def nodes(self, test: Shown) -> list[str]:
+        """Return the ids of all that ran of a test."""
+        pattern = re.compile(rf'{re.escape(test.file)}::(\w+::)*test_{test.name}(\[.*)?', re.DOTALL)
+        return [node for node in self.outcomes if pattern.fullmatch(node)]
 
 
 def soak_line(path: Path) -> str:
@@ -166,10 +181,16 @@ def _told_part(name: str, part: dict[str, Any]) -> str:
     return f'{part["count"]:,} {name}: {", ".join(told)}'
 
 
-def _count(outcomes: Any) -> dict[str, int]:
+def _count(outcomes: Iterable[str]) -> dict[str, int]:
+    """Count outcomes, the good ones first."""
     outcomes = list(outcomes)
-    kinds = ('passed', 'skipped', 'failed')
+    kinds = ('passed', 'holds', 'skipped', 'failed', '**fails**', '**not run**')
     return {kind: outcomes.count(kind) for kind in kinds if kind in outcomes}
+
+
+def _told(counts: dict[str, int]) -> str:
+    told = [f'{number:,} {what}' for what, number in counts.items()]
+    return ', '.join(told).replace('holds', 'hold').replace('fails', 'fail') or 'nothing was run'
 
 
 def _cell(text: str) -> str:

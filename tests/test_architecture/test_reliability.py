@@ -77,14 +77,29 @@ def test_the_table_counts_parameters_and_names_failures_and_reasons(two_tests):
     table.pytest_runtest_logreport(report(second, 'skipped', 'setup', reason))
     text = table.render(two_tests)
     row = next(line for line in text.splitlines() if line.startswith('| R1 |'))
-    assert row.endswith(r'| passed 1, **failed 1**<br>skipped: needs a \| GPU |')
-    assert '1 passed, 1 skipped, 1 failed of the whole suite' in text
+    assert row.endswith(
+        '| **fails** | [is equal](../tests/test_a.py): passed 1, failed 1<br>'
+        r'[again](../tests/test_a.py): skipped (needs a \| GPU) |'
+    )
+    assert '**Cases**: 2 **fail**, 60 **not run**' in text
+    assert '**Whole suite**: 1 passed, 1 skipped, 1 failed' in text
     assert read_document(text)['R1'] == {
         ('is equal', 'tests/test_a.py'),
         ('again', 'tests/test_a.py'),
     }
     assert read_document(text)['R3'] == set()
-    assert '**not run**' in ReliabilityTable().render(two_tests)
+    assert '62 **not run**' in ReliabilityTable().render(two_tests)
+
+
+def test_a_case_holds_where_a_test_passed_and_is_skipped_where_none_ran(two_tests):
+    table = ReliabilityTable()
+    table.pytest_runtest_logreport(report('tests/test_a.py::test_R1_again[a]', 'passed'))
+    assert table.case_result(two_tests['R1']) == '**not run**'  # its other test
+    table.pytest_runtest_logreport(
+        report('tests/test_a.py::TestIt::test_R1_R2_is_equal', 'skipped', 'setup', ('', 1, 'no'))
+    )
+    assert table.case_result(two_tests['R1']) == 'holds'
+    assert table.case_result(two_tests['R2']) == 'skipped'
 
 
 def test_a_soak_is_told_with_its_failures(tmp_path):
