@@ -108,10 +108,8 @@ def differences(a: Any, b: Any, name: str = '') -> list[str]:
 
 
 def checkpoints(work_dir: Path) -> list[Path]:
-    """Return the training checkpoints of a work folder, the oldest first by number."""
-    found = [p for kind in ('epoch', 'iter') for p in work_dir.glob(f'{kind}_*.pth')]
-    numbered = [path for path in found if path.stem.rpartition('_')[2].isdigit()]
-    return sorted(numbered, key=lambda path: int(path.stem.rpartition('_')[2]))
+    """Return the training checkpoints of a work folder, whole or not, whatever their names."""
+    return sorted(path for path in work_dir.glob('*.pth') if path.name != 'delta.pth')
 
 
 def readable(work_dir: Path) -> dict[Path, int]:
