@@ -78,11 +78,14 @@ def end_error(work_dir: Path, reference: Path) -> str:
         return f'left behind: {left}'
     if not (work_dir / 'delta.pth').is_file():
         return 'no delta.pth at the end'
+    done = readable(work_dir)
+    last = newest(reference)
+    if last.name not in [path.name for path in done]:
+        return f'no readable {last.name} at the end'
     pairs = [(work_dir / 'delta.pth', reference / 'delta.pth')]
-    pairs.append((newest(work_dir), newest(reference)))
+    # All that claim to be of the last step, by whatever name.
+    pairs += [(path, last) for path, steps in done.items() if steps == max(done.values())]
     for mine, theirs in pairs:
-        if mine.name != theirs.name:
-            return f'the last checkpoint is {mine.name}, undisturbed {theirs.name}'
         a, b = load_checkpoint(mine), load_checkpoint(theirs)
         for key in ('state_dict', 'optimizer'):
             different = differences(a.get(key), b.get(key), key)
