@@ -18,7 +18,6 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,20 @@ import mmengine
 import mmpretrain
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.version import __version__
 from tools.measure import commit, processor
+from tools.soak_parts import Advance
 
 DEFAULTS = dict(kills=200, corruptions=1000, configs=500)
 FILES_PER_CORRUPTION = 2  # a .pth and a .safetensors
@@ -75,7 +82,14 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             total = count * FILES_PER_CORRUPTION if part == 'corruptions' else count
             bar = progress.add_task(part, total=total)
             start = time.time()
-            result = run_part(part, count, options.seed, folder, lambda b=bar: progress.advance(b))
+
+            def advance(failure: dict | None, part: str = part, bar: TaskID = bar) -> None:
+                progress.advance(bar)
+                if failure is not None:  # at once: a long soak may itself be cut short
+                    told = f'{part} failed: {json.dumps(failure)}'
+                    progress.console.print(told, highlight=False, markup=False)
+
+            result = run_part(part, count, options.seed, folder, advance)
             progress.update(bar, completed=total)
             parts[part] = dict(result, seconds=round(time.time() - start))
     return dict(
@@ -95,9 +109,7 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
 
 
-def run_part(
-    part: str, count: int, seed: int, folder: Path, advance: Callable[[], None]
-) -> dict[str, Any]:
+def run_part(part: str, count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]:
     """Run one part; returns what its ``run`` does: at least ``count`` and ``failures``."""
     module = importlib.import_module(f'tools.soak_parts.{part}')
     if part == 'configs':  # nothing is trained or written
@@ -106,7 +118,7 @@ def run_part(
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
-    """Print the table, and the first failures of each part."""
+    """Print the table."""
     table = Table('part', 'trials', 'failed', 'what happened', 'time', title='soak')
     for name, part in summary['parts'].items():
         details = {k: v for k, v in part.items() if k not in ('count', 'failures', 'seconds')}
@@ -114,11 +126,6 @@ def show(summary: dict[str, Any], console: Console) -> None:
         cells = (str(part['count']), str(len(part['failures'])), told, f'{part["seconds"]} s')
         table.add_row(name, *cells)
     console.print(table)
-    for name, part in summary['parts'].items():
-        for failure in part['failures'][:5]:
-            console.print(f'{name} failed: {json.dumps(failure)}', highlight=False, markup=False)
-        if len(part['failures']) > 5:
-            console.print(f'{name}: {len(part["failures"]) - 5} more failures in the JSON')
 
 
 def _told(value: Any) -> str:

@@ -11,8 +11,9 @@ import torch
 from hstpeft.delta import load_checkpoint, save_delta
 from tests.support import tiny
 from tools import soak
-from tools.soak_parts import checks, corruptions
-from tools.soak_parts.victim import Trigger
+from tools.soak_parts import checks, corruptions, kills
+from tools.soak_parts.toy import Variant, write_config, write_toy
+from tools.soak_parts.victim import Trigger, read_trace
 
 NOTES = [dict(what='train'), dict(what='step', iter=3)]
 
@@ -101,6 +102,29 @@ def test_files_without_a_checkpoint_or_with_a_rest_are_seen(trained, tmp_path):
     assert 'though step 10 was done' in checks.folder_error(tmp_path, 75, late, saved=True)
     (tmp_path / '.delta.pth.tmp').touch()
     assert 'left behind' in checks.end_error(tmp_path, trained.work_dir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'trigger, status, last',
+    [
+        (Trigger('write', at=1, size=1234), -signal.SIGXFSZ, 'fired'),
+        (Trigger('call', 'SIGKILL', at=1), -signal.SIGKILL, 'fired'),
+        (Trigger('step', 'SIGKILL', at=2), -signal.SIGKILL, 'fired'),
+        (Trigger(), 0, 'call'),
+    ],
+    ids=lambda value: getattr(value, 'kind', ''),
+)
+def test_interruptions_strike_where_they_are_told(tmp_path, trigger, status, last):
+    write_toy(tmp_path)
+    trial = kills.Trial(tmp_path / 'trial', write_config(tmp_path, Variant()), Variant())
+    assert trial.attempt(trigger) == status, trial.log_end()
+    trace = read_trace(trial.folder)
+    assert trace[-1]['what'] == last
+    steps = [note['iter'] for note in trace if note['what'] == 'step']
+    assert steps[-1] == {'step': 2, 'never': 14}.get(trigger.kind, steps[-1])
+    sizes = [path.stat().st_size for path in trial.work_dir.iterdir()]
+    assert (1234 in sizes) == (trigger.kind == 'write')
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import random
 import resource
 import zipfile
 from collections import Counter
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 
 from hstpeft.delta import load_checkpoint, save_delta
 from hstpeft.errors import UserError
+from tools.soak_parts import Advance
 from tools.soak_parts.checks import differences
 from tools.soak_parts.kills import undisturbed
 from tools.soak_parts.toy import Variant, write_toy
@@ -32,16 +32,14 @@ MAX_RESIDENT, MAX_ADDRESS = 200 * 2**20, 4 * 2**30
 Span = tuple[int, int]
 
 
-def run(
-    count: int, seed: int, folder: Path, advance: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def run(count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]:
     """Damage and read deltas, ``count`` of each format.
 
     Args:
         count: Number of damaged files per format.
         seed: Decides the damages.
         folder: Empty or new; the files of failures are left in it.
-        advance: Called behind each file.
+        advance: Called behind each file, with its story if it failed.
 
     Returns:
         ``count`` of all, ``failures`` (each with format, number, damage and error), and how many
@@ -61,11 +59,13 @@ def run(
             path.write_bytes(damaged)
             outcome = 'unchanged' if damaged == whole else reader.read(path)
             outcomes[outcome if outcome in OUTCOMES else 'failed'] += 1
+            failure = None
             if outcome in OUTCOMES:
                 path.unlink()
             else:
-                failures.append(dict(file=path.name, damage=what, error=outcome))
-            advance()
+                failure = dict(file=path.name, damage=what, error=outcome)
+                failures.append(failure)
+            advance(failure)
         reader.close()
     return dict(count=count * len(SUFFIXES), failures=failures, **outcomes)
 

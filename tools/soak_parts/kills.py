@@ -8,13 +8,12 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hstpeft.errors import UserError
-from tools.soak_parts import checks
+from tools.soak_parts import Advance, checks
 from tools.soak_parts.toy import Variant, write_config, write_toy
 from tools.soak_parts.victim import SIGNALS, Trigger, read_trace, start, wait
 
@@ -35,16 +34,14 @@ class Reference(NamedTuple):
     delta_bytes: int
 
 
-def run(
-    count: int, seed: int, folder: Path, advance: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
+def run(count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]:
     """Run trials.
 
     Args:
         count: Number of trials.
         seed: Decides their variants and interruptions.
         folder: Empty or new; the folders of failed trials are left in it.
-        advance: Called behind each trial.
+        advance: Called behind each trial, with its story if it failed.
 
     Returns:
         ``count``, ``failures`` (each with trial, variant, interruptions, error and the log's end),
@@ -65,11 +62,12 @@ def run(
         error = trial.run(random.Random(f'trial {seed} {index}'), references[variant])
         interruptions.update(trigger.kind for trigger in trial.triggers if trigger.kind != 'never')
         statuses.update(map(str, trial.statuses))
-        if error:
-            failures.append(dict(trial=index, **trial.story(), error=error))
+        failure = dict(trial=index, **trial.story(), error=error) if error else None
+        if failure:
+            failures.append(failure)
         else:
             shutil.rmtree(trial.folder)
-        advance()
+        advance(failure)
     return dict(
         count=count,
         failures=failures,
