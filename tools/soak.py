@@ -15,6 +15,7 @@ exit status is 1 if a trial failed; its files are then in the work folder, its s
 import argparse
 import importlib
 import json
+import os
 import platform
 import sys
 import time
@@ -75,6 +76,8 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f'--work-dir {folder} is not empty')
     folder.mkdir(parents=True, exist_ok=True)
+    # What the trainings are forked from must not have started threads of its own.
+    os.environ['OMP_NUM_THREADS'] = '1'
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     begin, parts = time.time(), {}
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:

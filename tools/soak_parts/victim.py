@@ -23,6 +23,12 @@ from hstpeft.engine.runner import CheckedRunner
 from tools import train
 
 CALLS = ('fsync', 'replace', 'rename', 'remove', 'unlink')
+# What a training imports when it first needs it, which takes longer than the training itself.
+IMPORTED = (
+    *('tools.soak_parts.victim', 'tools.soak_parts.corruptions', 'torch.utils.tensorboard'),
+    *('hstpeft.models', 'hstpeft.datasets', 'mmpretrain.models', 'mmpretrain.datasets'),
+    *('mmpretrain.engine', 'mmpretrain.evaluation', 'mmpretrain.visualization'),
+)
 SIGNALS = ('SIGTERM', 'SIGINT', 'SIGUSR1')
 
 
@@ -58,7 +64,7 @@ def start(folder: Path, arguments: list[str], trigger: Trigger) -> BaseProcess:
         trigger: What interrupts it.
     """
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__, 'tools.soak_parts.corruptions', 'mmpretrain'])
+    context.set_forkserver_preload(list(IMPORTED))
     process = context.Process(target=_run, args=(folder, arguments, trigger))
     process.start()
     return process
