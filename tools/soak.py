@@ -80,20 +80,21 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     os.environ['OMP_NUM_THREADS'] = '1'
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     begin, parts = time.time(), {}
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+    # A thread that redraws would be copied into what the configs' part forks.
+    with Progress(*columns, TimeRemainingColumn(), console=console, auto_refresh=False) as progress:
         for part, count in counts.items():
             total = count * FILES_PER_CORRUPTION if part == 'corruptions' else count
             bar = progress.add_task(part, total=total)
             start = time.time()
 
             def advance(failure: dict | None, part: str = part, bar: TaskID = bar) -> None:
-                progress.advance(bar)
+                progress.update(bar, advance=1, refresh=True)
                 if failure is not None:  # at once: a long soak may itself be cut short
                     told = f'{part} failed: {json.dumps(failure)}'
                     progress.console.print(told, highlight=False, markup=False)
 
             result = run_part(part, count, options.seed, folder, advance)
-            progress.update(bar, completed=total)
+            progress.update(bar, completed=total, refresh=True)
             parts[part] = dict(result, seconds=round(time.time() - start))
     return dict(
         seed=options.seed,
@@ -115,16 +116,23 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 def run_part(part: str, count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]:
     """Run one part; returns what its ``run`` does: at least ``count`` and ``failures``."""
     module = importlib.import_module(f'tools.soak_parts.{part}')
-    if part == 'configs':  # nothing is trained or written
-        return module.run(count, seed)
-    return module.run(count, seed, folder / part, advance)
+    if part != 'configs':
+        return module.run(count, seed, folder / part, advance)
+    result = module.run(count, seed)
+    wrong = {kind: result.pop(kind) for kind in ('accepted_silently', 'tracebacks')}
+    failures = [dict(error=kind, config=each) for kind, found in wrong.items() for each in found]
+    for failure in failures:
+        advance(failure)
+    return dict(result, failures=failures)
 
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print the table."""
     table = Table('part', 'trials', 'failed', 'what happened', 'time', title='soak')
     for name, part in summary['parts'].items():
-        details = {k: v for k, v in part.items() if k not in ('count', 'failures', 'seconds')}
+        details = {
+            k: v for k, v in part.items() if k not in ('count', 'failures', 'seconds', 'seed')
+        }
         told = '\n'.join(f'{key}: {_told(value)}' for key, value in details.items())
         cells = (str(part['count']), str(len(part['failures'])), told, f'{part["seconds"]} s')
         table.add_row(name, *cells)
@@ -132,6 +140,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, list):
+        return str(len(value))
     if not isinstance(value, dict):
         return str(value)
     return ', '.join(f'{name} {number}' for name, number in value.items())

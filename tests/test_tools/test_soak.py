@@ -4,6 +4,8 @@ import copy
 import json
 import random
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,9 +27,12 @@ def slice_of(part: str, count: int, tmp_path) -> dict:
     arguments = [*counts, '--seed', '7', '--work-dir', str(tmp_path / 'work'), '--out', str(out)]
     try:
         soak.main(arguments)
+        status = 0
     except SystemExit as error:
-        assert error.code == 1 and json.loads(out.read_text())['parts'][part]['failures']
-    return json.loads(out.read_text())['parts'][part]
+        status = error.code
+    summary = json.loads(out.read_text())['parts'][part]
+    assert status == (1 if summary['failures'] else 0)
+    return summary
 
 
 @pytest.mark.slow
@@ -49,6 +54,18 @@ def test_U1_a_slice_of_wrong_configs_is_refused_in_one_line(tmp_path):
     summary = slice_of('configs', 10, tmp_path)
     assert not summary['failures']
     assert summary['count'] == 10
+
+
+def test_what_the_configs_part_finds_counts_as_failures(tmp_path, monkeypatch, capsys):
+    found = dict(count=3, refused=1, accepted_silently=['a=1'], tracebacks=['b=2'], seed=7)
+    part = SimpleNamespace(run=lambda count, seed: dict(found))
+    monkeypatch.setitem(sys.modules, 'tools.soak_parts.configs', part)
+    summary = slice_of('configs', 3, tmp_path)
+    assert summary['failures'] == [
+        dict(error='accepted_silently', config='a=1'),
+        dict(error='tracebacks', config='b=2'),
+    ]
+    assert capsys.readouterr().out.count('configs failed: ') == 2
 
 
 @pytest.fixture(params=corruptions.SUFFIXES)
