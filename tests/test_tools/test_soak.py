@@ -2,9 +2,11 @@
 
 import copy
 import json
+import os
 import random
 import signal
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +97,29 @@ def test_a_changed_weight_is_seen_by_both_checkers(trained, delta, tmp_path):
     assert checks.end_error(other, trained.work_dir) == (
         'delta.pth: 1 values differ: state_dict.head.fc.weight'
     )
+
+
+class Bad:
+    """Does something to whoever reads it from a pipe."""
+
+    def __init__(self, function, *args) -> None:
+        self.does = function, args
+
+    def __reduce__(self):
+        """Do it."""
+        return self.does
+
+
+@pytest.mark.slow
+def test_a_reader_that_crashes_or_hangs_is_seen_and_replaced(delta, monkeypatch):
+    path, _ = delta
+    reader = corruptions.Reader(path)
+    assert reader.read(Bad(os._exit, 11)) == 'crashes with status 11'
+    assert reader.read(Bad(os.kill, reader.process.pid, signal.SIGKILL)).endswith('status -9')
+    assert reader.read(path) == 'harmless'
+    monkeypatch.setattr(corruptions, 'HANG_SECONDS', 1)
+    assert reader.read(Bad(time.sleep, 60)) == 'hangs for 1 s'
+    reader.close()
 
 
 def test_metadata_types_and_nan_count_as_differences_and_equals():
