@@ -3,6 +3,7 @@
 Each runs in a process of its own, forked from a server that has everything imported.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -197,9 +198,10 @@ def wait(process: BaseProcess, trigger: Trigger, seconds: float) -> int | None:
     if trigger.kind == 'time':
         process.join(trigger.at)
         for name in filter(None, (trigger.signal, trigger.second)):
-            if process.is_alive():
-                os.kill(process.pid, getattr(signal, name))
-                time.sleep(0.02)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                if process.is_alive():
+                    os.kill(process.pid, getattr(signal, name))
+                    time.sleep(0.02)
     process.join(seconds)
     if process.is_alive():
         process.kill()
