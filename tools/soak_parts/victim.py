@@ -122,7 +122,7 @@ class _Notes:
     """Lines of a file that outlive the process."""
 
     def __init__(self, path: Path) -> None:
-        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def __call__(self, what: str, **values: Any) -> None:
         os.write(self.file, (json.dumps(dict(what=what, **values)) + '\n').encode())
