@@ -11,6 +11,7 @@ from yapf.yapflib import yapf_api
 
 from tests.support import tiny
 from tests.support.leaves import VARIABLES
+from tests.support.reliability_table import ReliabilityTable
 
 # Tiny tensors: a second thread costs more than it gives, above all beside other processes.
 torch.set_num_threads(1)
@@ -21,6 +22,18 @@ for variable in VARIABLES:
     os.environ.pop(variable, None)
 # What a test without the marker `slow` may take of the processor; most take a hundredth.
 MAX_SECONDS = 10
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our option."""
+    text = 'write docs/reliability.md from the outcomes of this run, which should be of all tests'
+    parser.addoption('--write-reliability', action='store_true', help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a plugin gather outcomes where the option asks for it."""
+    if config.getoption('--write-reliability'):
+        config.pluginmanager.register(ReliabilityTable())
 
 
 @pytest.hookimpl(wrapper=True)
