@@ -16,6 +16,8 @@ from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
+from hstpeft.engine.settings import keep_seed
+from hstpeft.engine.work_dir import make_work_dir
 from hstpeft.errors import UserError
 
 
@@ -64,6 +66,12 @@ def common_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def is_first_process(launcher: str) -> bool:
+    """Whether this process has rank 0, before there is a process group."""
+    name = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
+    return launcher == 'none' or int(os.environ.get(name[launcher], 0)) == 0
+
+
 def prepare(cfg: Config, options: argparse.Namespace) -> None:
     """Apply launcher, work folder, loader defaults and TensorBoard (if installed), in place."""
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
@@ -97,7 +105,9 @@ def build_runner(
     check_paths(cfg, loaders)
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from)
-    _make_work_dir(Path(cfg.work_dir))
+    make_work_dir(Path(cfg.work_dir))
+    if checkpoint is not None and cfg.get('resume'):
+        keep_seed(checkpoint, cfg)
     init_process_group(cfg.launcher)
     try:
         runner = CheckedRunner.from_cfg(cfg)
@@ -111,12 +121,3 @@ def build_runner(
     if checkpoint is not None:
         runner.checkpoints[cfg.load_from] = checkpoint
     return runner
-
-
-def _make_work_dir(work_dir: Path) -> None:
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--work-dir {work_dir} cannot be made: {error}') from error
-    if not os.access(work_dir, os.W_OK):
-        raise UserError(f'--work-dir {work_dir} is not writable')
