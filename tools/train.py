@@ -132,7 +132,8 @@ def resume_from(cfg: Config, choice: str | None) -> dict[str, Any] | None:
             f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch',
             level=30,
         )
-    if int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) and choice in (None, 'auto'):
+    may_restart = int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) > 0
+    if may_restart and choice in (None, 'auto') and is_first_process(cfg.launcher):
         # Now and not when training starts: a restart must not find what is not of this run.
         set_aside(cfg.work_dir)
     cfg.resume = choice not in (None, 'auto')

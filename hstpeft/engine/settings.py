@@ -117,8 +117,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
     before = checkpoint.get('meta', {}).get('settings')
     if before is None:
         print_log(
-            f'--resume: {path} has no record of its settings (hstpeft before 0.3): they are not '
-            'compared',
+            f'--resume: {path} has no record of its settings, so they are not compared',
             logger='current',
             level=30,
         )

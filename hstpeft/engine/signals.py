@@ -44,6 +44,7 @@ class Interruption:
         self.entered = True
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            atexit.unregister(_terminate_children)  # of a training before
             atexit.register(_terminate_children)
         return self
 

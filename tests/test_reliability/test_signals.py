@@ -35,7 +35,9 @@ class SignalHook(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Send it before the step, which must be finished."""
-        if self.place == 'train' and runner.iter == self.step:
+        if runner.iter != self.step:
+            return
+        if self.place == 'train' or (self.place == 'second' and runner.rank == 1):
             self._send()
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -126,6 +128,37 @@ def test_R8_a_signal_within_a_validation_lets_it_end(leaves, unbroken, tmp_path,
     first, saved = (state(tmp_path / 'work' / name) for name in ('epoch_1.pth', 'interrupted.pth'))
     for part in ('state_dict', 'ema_state_dict', 'optimizer', 'epoch', 'iter'):
         assert tiny.same(first[part], saved[part]), part
+
+
+@pytest.mark.slow
+def test_R8_two_processes_stop_behind_the_same_step(leaves, tmp_path):
+    """One of them was signalled, between two optimiser steps; resumed they end as unbroken."""
+    signalled = leaf_with(
+        leaves, tmp_path, 'accumulated', place='second', step=3, signum=15, group=False
+    )
+    calm = leaves / 'accumulated.py'
+    for number, (leaf, name, flags) in enumerate(
+        [(calm, 'whole', []), (signalled, 'work', []), (calm, 'work', ['--resume'])]
+    ):
+        log = tmp_path / f'log{number}'
+        calls = [(train_as_rank, r, number, leaf, tmp_path / name, flags) for r in range(2)]
+        expected = 75 if leaf == signalled else 0
+        assert tiny.run_processes(calls, log=log) == [expected] * 2, log.read_text()
+        if leaf == signalled:
+            saved = tiny.load(tmp_path / 'work/interrupted.pth')
+            assert saved['meta']['iter'] == 4 and saved['gradients']
+    states = [tiny.load(tmp_path / n / 'delta.pth')['state_dict'] for n in ('whole', 'work')]
+    first = tiny.load(tmp_path / 'whole/epoch_1.pth')['state_dict']
+    assert tiny.spread(states[0], first) > 1e-3, 'the training must move the weights'
+    assert tiny.spread(*states) < 1e-6
+
+
+def train_as_rank(rank: int, job: int, leaf: Path, work_dir: Path, flags: list[str]) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(20000 + (os.getppid() * 3 + job) % 20000),
+    )  # fmt: skip
+    train(leaf, work_dir, '--launcher', 'pytorch', *flags)
 
 
 def alive(pid: int) -> bool:
