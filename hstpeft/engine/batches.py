@@ -24,7 +24,7 @@ class SeededIndex(NamedTuple):
 class ResumableBatches(Sampler):
     """The batches of another batch sampler, each index with a seed, from any position on.
 
-    The seed is a hash of run, process, pass, batch and place in the batch. What is read thus
+    The seed is a hash of run, process, pass and batch, plus the place in the batch. What is read thus
     depends neither on the number of workers nor on what was read before.
 
     Args:
@@ -83,8 +83,8 @@ class ResumableBatches(Sampler):
                 if self._skip:
                     self._skip -= 1
                     continue
-                where = (self.seed, get_rank(), self.epoch, number)
-                yield [SeededIndex(i, derive_seed(*where, k)) for k, i in enumerate(batch)]
+                first = derive_seed(self.seed, get_rank(), self.epoch, number)
+                yield [SeededIndex(i, (first + k) % 2**32) for k, i in enumerate(batch)]
             if self._skip:
                 self.start(self.epoch + 1, self._skip)
 
