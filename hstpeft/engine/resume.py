@@ -14,6 +14,7 @@ from hstpeft.engine.loops import ResumableEpochLoop
 from hstpeft.engine.settings import record
 from hstpeft.engine.signals import INTERRUPTED
 from hstpeft.engine.work_dir import NUMBERED, set_aside
+from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
 
@@ -78,6 +79,21 @@ def place_in_epoch(runner: Runner, meta: Mapping[str, Any]) -> None:
     """Let an epoch that a checkpoint was saved in go on behind the batches that it had."""
     if isinstance(runner.train_loop, ResumableEpochLoop):
         runner.train_loop.epoch_begin = runner.iter - meta.get('batches_done', 0)
+
+
+def check_optimizer(runner: Runner, path: str) -> None:
+    """Raise if the optimiser state that was loaded is that of another optimiser.
+
+    torch takes it, and fails within the first step; only checkpoints without a record get here.
+    """
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # several have none
+    for group in optimizer.param_groups if optimizer is not None else ():
+        missing = sorted(optimizer.defaults.keys() - group.keys())
+        if missing:
+            raise UserError(
+                f'--resume {path}: its optimiser is not {type(optimizer).__name__}, which needs '
+                f'{missing}: set optim_wrapper.optimizer back, or start with --load-from'
+            )
 
 
 def remove_interrupted(work_dir: str | Path, saved: str) -> None:

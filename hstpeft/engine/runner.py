@@ -16,7 +16,7 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.engine.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.checks.loaders import check_loader, explained
 from hstpeft.engine.promises import at_work, with_promised
-from hstpeft.engine.resume import place_in_epoch, remove_interrupted
+from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.settings import check_resume
 from hstpeft.engine.signals import Interruption
 from hstpeft.errors import UserError
@@ -103,6 +103,7 @@ class CheckedRunner(Runner):
                 f'--resume {filename}: its optimiser or schedule is another: '
                 f'{type(error).__name__}: {error}'
             ) from error
+        check_optimizer(self, filename)
         place_in_epoch(self, meta)
         self.resumed = filename
 

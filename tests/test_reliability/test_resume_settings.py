@@ -11,7 +11,7 @@ from hstpeft.engine.settings import RULES, changes, check_resume, keep_seed, rec
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.paths import ROOT
-from tests.support.resuming import cut_off, state, train
+from tests.support.resuming import assert_equal, cut_off, state, train
 
 CONFIG = dict(
     model=dict(
@@ -165,6 +165,26 @@ def test_R9_a_delta_cannot_be_resumed(leaves, whole, tmp_path, capsys):
         train(leaves / 'hst_tiny.py', tmp_path / 'work', '--resume', whole / 'delta.pth')
     last = capsys.readouterr().err.splitlines()[-1]
     assert 'holds weights alone' in last and '--load-from' in last
+
+
+def test_R9_a_checkpoint_of_an_earlier_version_goes_on(leaves, whole, tmp_path, capsys):
+    old = tiny.load(whole / 'epoch_1.pth')
+    del old['meta']['settings']
+    old['rng_state'] = torch.zeros(1, 8, dtype=torch.uint8)
+    (tmp_path / 'work').mkdir()
+    torch.save(old, tmp_path / 'work/epoch_1.pth')
+    sgd = tmp_path / 'sgd.py'
+    optimizer = dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.01)
+    sgd.write_text(
+        f'_base_ = "{leaves}/hst_tiny.py"\noptim_wrapper = dict(optimizer={optimizer})\n'
+    )
+    with pytest.raises(SystemExit, match='1'):
+        train(sgd, tmp_path / 'work', '--resume')
+    assert 'its optimiser is not SGD' in capsys.readouterr().err.splitlines()[-1]
+    train(leaves / 'hst_tiny.py', tmp_path / 'work', '--resume')
+    said = [line for line in capsys.readouterr().out.splitlines() if 'has no record' in line]
+    assert len(said) == 1
+    assert_equal(whole, tmp_path / 'work', 'epoch_3.pth')
 
 
 def test_R9_a_checkpoint_without_a_record_is_one_line(capsys):

@@ -73,7 +73,11 @@ def unbroken(leaves, tmp_path_factory):
     return train(leaves / 'hst_tiny.py', work_dir)
 
 
-@pytest.mark.parametrize('signum', SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    'signum',
+    [SIGNALS[0], *(pytest.param(number, marks=pytest.mark.slow) for number in SIGNALS[1:])],
+    ids=lambda number: number.name,
+)
 def test_R8_a_signal_finishes_the_step_saves_and_exits_with_75(
     leaves, unbroken, tmp_path, capsys, signum
 ):
