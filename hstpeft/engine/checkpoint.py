@@ -91,6 +91,9 @@ class DeltaHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Save the delta of the last epoch."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not any(key.endswith(EXTRA_STATE) for key in model.state_dict()):
+            runner.logger.info('no delta: the model has no backbone of hstpeft')
+            return
         meta = {
             'epoch': runner.epoch,
             'iter': runner.iter,
