@@ -15,10 +15,14 @@ _MODELS = ['hstpeft.models', *(_ON_MMPRETRAIN if find_spec('mmpretrain') else []
 DATASETS = root.Registry(
     'dataset', parent=root.DATASETS, scope='hstpeft', locations=['hstpeft.datasets']
 )
+DATA_SAMPLERS = root.Registry(
+    'data sampler', parent=root.DATA_SAMPLERS, scope='hstpeft', locations=['hstpeft.engine']
+)
 FUNCTIONS = root.Registry(
     'function', parent=root.FUNCTIONS, scope='hstpeft', locations=['hstpeft.engine']
 )
 HOOKS = root.Registry('hook', parent=root.HOOKS, scope='hstpeft', locations=['hstpeft.engine'])
+LOOPS = root.Registry('loop', parent=root.LOOPS, scope='hstpeft', locations=['hstpeft.engine'])
 MODELS = root.Registry('model', parent=root.MODELS, scope='hstpeft', locations=_MODELS)
 MODEL_WRAPPERS = root.Registry(
     'model_wrapper', parent=root.MODEL_WRAPPERS, scope='hstpeft', locations=['hstpeft.engine']

@@ -28,6 +28,8 @@ FILES = sorted(
 OWN = ('hstpeft', 'tools', 'projects')
 # Public methods of named tuples, whose underscore only keeps them apart from the fields.
 NAMED_TUPLE = {'_asdict', '_replace', '_fields', '_make'}
+# Public too: `os._exit` of the standard library.
+DOCUMENTED = {'_exit'}
 # Python's own machinery, seen in every protocol, abstract class and autograd function.
 MACHINERY = {'_is_protocol', '_is_runtime_protocol', '_abc_impl', '_backward_cls'}
 
@@ -56,7 +58,7 @@ def defined(tree: ast.AST) -> set[str]:
 def private_names(source: str) -> Iterator[str]:
     """Yield the private names of others that a file uses."""
     tree = ast.parse(source)
-    own = defined(tree) | NAMED_TUPLE
+    own = defined(tree) | NAMED_TUPLE | DOCUMENTED
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
             yield node.attr

@@ -142,4 +142,4 @@ def test_training_runs_from_the_wheel_alone(wheel, tmp_path):
     config = mim / 'configs/quickstart/hst_vit-mini_1xb32-12e_rendered.py'
     command = [sys.executable, str(mim / 'tools/train.py'), str(config), '--dry-run']
     run(wheel, [*command, '--work-dir', 'work'], cwd=tmp_path)
-    assert (tmp_path / 'work' / 'delta.pth').is_file()
+    assert (tmp_path / 'work/dry_run/delta.pth').is_file()

@@ -193,8 +193,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def forget(work_dir: Path) -> None:
     """Remove the quickstart's own results, nothing else."""
-    names = ('result.json', 'seconds.txt', 'log.txt', 'metrics.json', 'counts.json', 'delta.pth')
-    for path in [*(work_dir / name for name in names), *work_dir.glob('epoch_*.pth')]:
+    names = ('result.json', 'seconds.txt', 'log.txt', 'metrics.json', 'counts.json')
+    saved = ('delta.pth', 'interrupted.pth')
+    for path in [*(work_dir / name for name in (*names, *saved)), *work_dir.glob('epoch_*.pth')]:
         path.unlink(missing_ok=True)
 
 

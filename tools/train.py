@@ -1,10 +1,12 @@
 """Train a model.
 
-python tools/train.py CONFIG [--resume [CHECKPOINT]] [--bf16] [--dry-run] [--cfg-options KEY=VALUE ...]
+python tools/train.py CONFIG [--resume [auto|must|CHECKPOINT]] [--bf16] [--dry-run] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,17 @@ from mmengine.logging import print_log
 
 from hstpeft.engine import end_process_group, latest_checkpoint
 from hstpeft.engine.config import load_config
-from hstpeft.engine.launch import add_trust, build_runner, common_parser, prepare
+from hstpeft.engine.launch import (
+    add_trust,
+    build_runner,
+    common_parser,
+    is_first_process,
+    prepare,
+)
+from hstpeft.engine.work_dir import empty, locked, set_aside
 from hstpeft.errors import UserError, one_line_errors
+
+LOADERS = ('train_dataloader', 'val_dataloader')
 
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
@@ -27,8 +38,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the newest readable one in the work folder',
+        metavar='auto|must|CHECKPOINT',
+        help='go on from the newest readable checkpoint in the work folder, or start where there '
+        'is none (auto, the default); fail where there is none (must); or go on from this file',
     )
     parser.add_argument(
         '--load-from',
@@ -49,7 +61,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='one iteration, one validation batch, a delta: does everything fit together?',
+        help='one iteration, one validation batch, a delta, in WORK_DIR/dry_run: does everything fit '
+        'together?',
     )
     parser.add_argument('--no-validate', action='store_true', help='no validation during training')
     return parser.parse_args(arguments)
@@ -84,31 +97,56 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.dry_run:
         shorten(cfg)
+        cfg.work_dir = str(Path(cfg.work_dir, 'dry_run'))
     if options.load_from:
         cfg.load_from = options.load_from
     if options.allow_new_head:
         guard = dict(type='hstpeft.CheckpointGuardHook', allow_new_head=True)
         others = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] != guard['type']]
         cfg.custom_hooks = [guard, *others]
-    if options.resume not in (None, 'auto'):
-        cfg.resume, cfg.load_from = True, options.resume
+    if cfg.get('resume') and options.resume is None:
+        options.resume = cfg.load_from or 'auto'
+    if options.dry_run and options.resume:
+        raise UserError('--dry-run goes on from nothing: leave --resume out')
 
 
-def resume_newest(cfg: Config) -> dict[str, Any] | None:
-    """Let training go on from the newest readable checkpoint of the work folder, in place.
+def resume_from(cfg: Config, choice: str | None) -> dict[str, Any] | None:
+    """Let training go on from a checkpoint, in place.
+
+    A process that torchrun started again goes on from the newest one, whatever was asked for.
+
+    Args:
+        cfg: Config of the run.
+        choice: ``auto``: from the newest readable checkpoint of the work folder, or from none;
+            ``must``: there must be one; None: start; else a checkpoint.
 
     Returns:
-        What that checkpoint holds; None if there is none, so that training starts as without
-        ``--resume``.
+        What the newest checkpoint holds, if it is taken; it need not be read again.
+
+    Raises:
+        UserError: There are checkpoints, but none can be read; or there must be one.
     """
-    found = latest_checkpoint(cfg.work_dir)
-    if found is None:
-        print_log(f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch')
-        cfg.resume = False
-        return None
-    path, checkpoint = found
-    cfg.resume, cfg.load_from = True, str(path)
-    return checkpoint
+    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+    found = latest_checkpoint(cfg.work_dir) if choice in ('auto', 'must') or restarted else None
+    if found is not None:
+        cfg.resume, cfg.load_from = True, str(found[0])
+        print_log(f'--resume: going on from {found[0]}')
+        return found[1]
+    if choice == 'must':
+        raise UserError(f'--resume must: there is no checkpoint in {cfg.work_dir}')
+    if choice == 'auto':
+        print_log(
+            f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch',
+            level=30,
+        )
+    may_restart = int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) > 0
+    if may_restart and choice in (None, 'auto') and is_first_process(cfg.launcher):
+        # Now and not when training starts: a restart must not find what is not of this run.
+        set_aside(cfg.work_dir)
+    cfg.resume = choice not in (None, 'auto')
+    if cfg.resume:
+        cfg.load_from = choice
+    return None
 
 
 def shorten(cfg: Config) -> None:
@@ -130,13 +168,13 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors('train.py'):
         cfg = load_config(options.config, options.cfg_options, options.safe_config)
         apply_options(cfg, options)
-        build_runner(
-            cfg,
-            ('train_dataloader', 'val_dataloader'),
+        with locked(cfg.work_dir) if is_first_process(cfg.launcher) else nullcontext():
+            if options.dry_run and is_first_process(cfg.launcher):
+                empty(cfg.work_dir)
             # In no variable, which would keep it in memory until training has ended.
-            resume_newest(cfg) if options.resume == 'auto' else None,
-            options.trust_checkpoint,
-        ).train()
+            build_runner(
+                cfg, LOADERS, resume_from(cfg, options.resume), options.trust_checkpoint
+            ).train()
     end_process_group()
 
 

@@ -7,6 +7,8 @@ custom_hooks = [
     dict(type='hstpeft.ParameterTableHook'),
     dict(type='hstpeft.DeltaHook'),
     dict(type='hstpeft.DataCheckHook'),
+    dict(type='hstpeft.ResumeHook'),
+    dict(type='hstpeft.InterruptHook'),
     dict(type='hstpeft.SealHook'),
 ]
 env_cfg = dict(

@@ -1,13 +1,17 @@
 """Hooks, optimiser and distributed parts; importing this registers them."""
 
+from hstpeft.engine.batches import ResumableBatches
 from hstpeft.engine.checkpoint import CheckpointGuardHook, DeltaHook, latest_checkpoint
 from hstpeft.engine.checks.data_hook import DataCheckHook
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.distributed import DeviceAwareDDP, end_process_group, init_process_group
+from hstpeft.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from hstpeft.engine.optim import BFloat16OptimWrapper, DeltaOptimWrapperConstructor
 from hstpeft.engine.report import ParameterTableHook
+from hstpeft.engine.resume import ResumeHook
 from hstpeft.engine.rng import RNGStateHook, seed_worker
 from hstpeft.engine.saving import SafeCheckpointHook, SealHook
+from hstpeft.engine.signals import InterruptHook
 
 __all__ = [
     'BFloat16OptimWrapper',
@@ -16,10 +20,15 @@ __all__ = [
     'DeltaHook',
     'DeltaOptimWrapperConstructor',
     'DeviceAwareDDP',
+    'InterruptHook',
     'ParameterTableHook',
     'RNGStateHook',
     'SafeCheckpointHook',
     'SealHook',
+    'ResumableBatches',
+    'ResumableEpochLoop',
+    'ResumableIterLoop',
+    'ResumeHook',
     'check_model',
     'end_process_group',
     'init_process_group',

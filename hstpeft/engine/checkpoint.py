@@ -1,6 +1,5 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.identity import check_identity
 from hstpeft.delta.state import take_form
+from hstpeft.engine.signals import INTERRUPTED
+from hstpeft.engine.work_dir import NUMBERED
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
@@ -93,6 +94,9 @@ class DeltaHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Save the delta of the last epoch."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not any(key.endswith(EXTRA_STATE) for key in model.state_dict()):
+            runner.logger.info('no delta: the model has no backbone of hstpeft')
+            return
         meta = {
             'epoch': runner.epoch,
             'iter': runner.iter,
@@ -110,7 +114,8 @@ class DeltaHook(Hook):
 def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest training checkpoint of a work folder that can be read.
 
-    A file that a kill or a full disk left incomplete is skipped, and said so.
+    That of an interruption is newer than all others. A file that a kill or a full disk left
+    incomplete is skipped, and said so.
 
     Returns:
         Its path and what it holds, or None if there is no checkpoint at all.
@@ -118,9 +123,11 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | Non
     Raises:
         UserError: There are checkpoints, but none can be read.
     """
-    paths = [p for p in Path(work_dir).glob('*.pth') if re.fullmatch(r'(epoch|iter)_\d+', p.stem)]
-    paths.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
-    for path in paths:
+    work_dir = Path(work_dir)
+    numbered = {p: NUMBERED.fullmatch(p.name) for p in work_dir.glob('*_*.pth')}
+    paths = sorted((p for p, match in numbered.items() if match), key=lambda p: int(numbered[p][1]))
+    paths += [path for path in [work_dir / INTERRUPTED] if path.exists()]
+    for path in reversed(paths):
         try:
             return path, load_checkpoint(path)
         except UserError as error:

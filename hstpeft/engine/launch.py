@@ -19,6 +19,7 @@ from hstpeft.engine.checks.safe_config import check_safe_config
 from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
+from hstpeft.engine.settings import keep_seed
 from hstpeft.errors import UserError
 
 
@@ -96,6 +97,12 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def is_first_process(launcher: str) -> bool:
+    """Whether this process has rank 0, before there is a process group."""
+    name = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID', 'mpi': 'OMPI_COMM_WORLD_RANK'}
+    return launcher == 'none' or int(os.environ.get(name[launcher], 0)) == 0
+
+
 def prepare(cfg: Config, options: argparse.Namespace) -> None:
     """Apply launcher, work folder, loader defaults and TensorBoard (if installed), in place."""
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
@@ -134,6 +141,8 @@ def build_runner(
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from, trust)
     check_writable(cfg.work_dir, '--work-dir')
+    if checkpoint is not None and cfg.get('resume'):
+        keep_seed(checkpoint, cfg)
     init_process_group(cfg.launcher)
     try:
         runner = CheckedRunner.from_cfg(cfg)

@@ -16,6 +16,8 @@ PROMISED_HOOKS = (
     'hstpeft.ParameterTableHook',
     'hstpeft.DeltaHook',
     'hstpeft.DataCheckHook',
+    'hstpeft.ResumeHook',
+    'hstpeft.InterruptHook',
     'hstpeft.SealHook',
 )
 """Registered in every run of ours, even where a config replaces its ``custom_hooks``.

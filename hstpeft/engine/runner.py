@@ -2,18 +2,30 @@
 
 from typing import Any
 
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
+from hstpeft.engine.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
+from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import safe
+from hstpeft.engine.settings import check_resume
+from hstpeft.engine.signals import Interruption
+from hstpeft.errors import UserError
 
+_LOOPS = {
+    True: 'hstpeft.ResumableEpochLoop',
+    'EpochBasedTrainLoop': 'hstpeft.ResumableEpochLoop',
+    False: 'hstpeft.ResumableIterLoop',
+    'IterBasedTrainLoop': 'hstpeft.ResumableIterLoop',
+}
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -23,10 +35,14 @@ class CheckedRunner(Runner):
     Attributes:
         checkpoints: What has been read already, by path: it is not read again. Each is let go
             when it is loaded.
+        resumed: The checkpoint that training goes on from; None if it starts.
+        interruption: Which signal has asked a training to stop.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
+        self.resumed: str | None = None
+        self.interruption = Interruption()
         with safe_io():
             super().__init__(*args, **kwargs)
 
@@ -40,8 +56,8 @@ class CheckedRunner(Runner):
         super().register_custom_hooks(with_promised(hooks))
 
     def train(self) -> nn.Module:
-        """Train as mmengine does, within `at_work`."""
-        with at_work(self):
+        """Train as mmengine does, within `at_work`; a signal saves and ends it."""
+        with at_work(self), self.interruption:
             return super().train()
 
     def val(self) -> dict:
@@ -72,6 +88,45 @@ class CheckedRunner(Runner):
         with safe_io(load_from_local):
             return super().load_checkpoint(filename, *args, **kwargs)
 
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Go on from a training checkpoint, also within an epoch.
+
+        Raises:
+            UserError: It holds no training, or one of settings that cannot be taken up.
+        """
+        checkpoint = self.checkpoints.get(filename) or load_checkpoint(filename)
+        check_resume(checkpoint, self.cfg, filename)
+        meta = checkpoint['meta']
+        meta.pop('seed', None)  # else mmengine takes it for a part of what is random
+        self.checkpoints[filename] = checkpoint
+        try:
+            super().resume(filename, *args, **kwargs)
+        except (IndexError, KeyError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f'--resume {filename}: its optimiser or schedule is another: '
+                f'{type(error).__name__}: {error}'
+            ) from error
+        check_optimizer(self, filename)
+        place_in_epoch(self, meta)
+        self.resumed = filename
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Save as mmengine does; all processes must call it."""
+        self.call_hook('before_save_on_all_ranks')
+        super().save_checkpoint(out_dir, filename, *args, **kwargs)
+        if self.rank == 0:
+            remove_interrupted(self.work_dir, filename)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build a training loop; mmengine's own become those that go on from any step."""
+        if isinstance(loop, dict):
+            kind = loop.get('type', loop.get('by_epoch'))
+            rest = {key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}
+            loop = {**rest, 'type': _LOOPS[kind]} if kind in _LOOPS else loop
+        return super().build_train_loop(loop)
+
     def build_dataloader(
         self, dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
@@ -83,11 +138,16 @@ class CheckedRunner(Runner):
         """
         named = [name for name in _LOADERS if loader_config(self, name) is dataloader]
         name = named[0] if named else 'dataloader'
+        if name == 'train_dataloader' and seed is not None and dataloader.get('sampler'):
+            common = seed - get_rank() if diff_rank_seed else seed
+            dataloader = make_resumable(dataloader, seed, common)
         with explained(name, dataloader):
             loader = super().build_dataloader(dataloader, seed, diff_rank_seed)
             if _goes_beyond_end(loader.dataset):
                 whole = {k: v for k, v in dataloader.items() if k != 'num_batch_per_epoch'}
                 loader = super().build_dataloader(whole, seed, diff_rank_seed)
+        if isinstance(loader.batch_sampler, ResumableBatches):
+            seed_samples(loader)
         check_loader(name, loader)
         name_bad_files(name, loader)
         return loader

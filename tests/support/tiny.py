@@ -147,11 +147,11 @@ def arguments(
 
 
 def train(config: Path, work_dir: Path, *flags: str, options: Sequence[str] = ()) -> Path:
-    """Run tools/train.py in this process; returns the work folder."""
+    """Run tools/train.py in this process; returns the folder that it worked in."""
     from tools.train import main
 
     main(arguments(config, work_dir, *flags, options=options))
-    return work_dir
+    return work_dir / 'dry_run' if '--dry-run' in flags else work_dir
 
 
 @functools.cache

@@ -51,6 +51,6 @@ def test_two_processes_train_the_same_model_as_one(task, shared, tmp_path, need_
 
     first, one = (tiny.load(tmp_path / 'one' / f'iter_{n}.pth') for n in (1, dense_hosts.ITERS))
     two = tiny.load(tmp_path / 'two' / f'iter_{dense_hosts.ITERS}.pth')
-    assert len(two['rng_state']) == 1 and two['meta']['iter'] == dense_hosts.ITERS
+    assert two['meta']['iter'] == dense_hosts.ITERS
     assert tiny.spread(one['state_dict'], first['state_dict']) > 1e-3, 'the weights must move'
     assert tiny.spread(one['state_dict'], two['state_dict']) < LIMIT

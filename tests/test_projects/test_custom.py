@@ -81,7 +81,7 @@ def leaf(task: str) -> Path:
 
 def dry_run(task: str, work_dir: Path) -> dict:
     """Go from the data to a delta; returns the metrics of the validation."""
-    tiny.train(leaf(task), work_dir, '--dry-run', options=OPTIONS[task])
+    work_dir = tiny.train(leaf(task), work_dir, '--dry-run', options=OPTIONS[task])
     scalars = next(work_dir.glob('*/vis_data/scalars.json')).read_text()
     return json.loads(scalars.splitlines()[-1])
 
@@ -97,13 +97,15 @@ def test_segmentation_goes_from_the_data_to_a_delta_that_mmseg_loads(data, tmp_p
 
     names = data.masks.joinpath('classes.txt').read_text().split()
     assert 'mIoU' in dry_run('semantic-fpn', tmp_path / 'work')
-    delta = tmp_path / 'work' / 'delta.pth'
+    delta = tmp_path / 'work/dry_run/delta.pth'
     meta = load_checkpoint(delta)['meta']['dataset_meta']
     assert list(meta['classes']) == names
     assert len({tuple(colour) for colour in meta['palette']}) == len(names)
     # The written config is whole: it asks for the folder no more.
     shutil.rmtree(data.masks)
-    model = init_model(str(tmp_path / 'work' / leaf('semantic-fpn').name), str(delta), 'cpu')
+    model = init_model(
+        str(tmp_path / 'work/dry_run' / leaf('semantic-fpn').name), str(delta), 'cpu'
+    )
     result = inference_model(model, np.zeros((40, 72, 3), np.uint8))
     assert result.pred_sem_seg.data.shape == (1, 40, 72)
     assert result.seg_logits.data.shape == (len(names), 40, 72)
@@ -119,10 +121,10 @@ def test_detection_goes_from_the_data_to_a_delta_that_mmdet_loads(task, data, tm
     names = [category['name'] for category in content['categories']]
     metrics = dry_run(task, tmp_path / 'work')
     assert 'coco/bbox_mAP' in metrics and ('coco/segm_mAP' in metrics) == has_masks
-    delta = tmp_path / 'work' / 'delta.pth'
+    delta = tmp_path / 'work/dry_run/delta.pth'
     assert list(load_checkpoint(delta)['meta']['dataset_meta']['classes']) == names
     shutil.rmtree(data.boxes)
-    config = str(tmp_path / 'work' / leaf(task).name)
+    config = str(tmp_path / 'work/dry_run' / leaf(task).name)
     model = init_detector(config, str(delta), device='cpu')
     found = inference_detector(model, np.zeros((40, 72, 3), np.uint8)).pred_instances
     assert len(found) > 0 and int(found.labels.max()) < len(names)

@@ -71,8 +71,8 @@ def test_nothing_is_said_where_nothing_is_known(capsys):
 def test_a_run_and_the_api_say_it_once(task, tmp_path, capsys):
     options = {f'model.data_preprocessor.{key}': value for key, value in IMAGENET.items()}
     flags = [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
-    tiny.train(task.hst, tmp_path, '--dry-run', options=flags)
-    (log,) = tmp_path.glob('*/*.log')
+    work_dir = tiny.train(task.hst, tmp_path, '--dry-run', options=flags)
+    (log,) = work_dir.glob('*/*.log')
     lines = [line for line in log.read_text().splitlines() if EXPECTED in line]
     assert len(lines) == 1 and ' WARNING - ' in lines[0]
     tiny.close_loggers()  # one logger says no warning twice

@@ -1,0 +1,146 @@
+"""A signal that asks a training to stop: it finishes the step, saves itself and ends."""
+
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
+from mmengine.dist import all_reduce, barrier, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import get_worker_info
+
+from hstpeft.errors import InterruptedRun
+from hstpeft.registry import HOOKS
+
+INTERRUPTED = 'interrupted.pth'
+"""The one file that interruptions are saved to; the next regular checkpoint removes it."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Interruption:
+    """Take `SIGNALS` while entered: the first is kept for `InterruptHook`, the second ends at once.
+
+    The handlers of before are restored on leaving. Outside the main thread, where python allows
+    no handlers, nothing happens.
+
+    Attributes:
+        signum: The signal that was received; None if none.
+        entered: Whether signals are taken now.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.entered = False
+        self._pid = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> 'Interruption':
+        self.entered = True
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            atexit.unregister(_terminate_children)  # of a training before
+            atexit.register(_terminate_children)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            # None: a handler that python did not install, and cannot install again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before, self.entered = {}, False
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            self._receive_in_child(signum)
+        elif self.signum is not None:
+            _end_now(signum)
+        else:
+            self.signum = signum
+            # Not `print`: the signal may have come in the middle of one.
+            os.write(
+                2, f'{name(signum)}: will save and stop; a second signal stops at once\n'.encode()
+            )
+
+    def _receive_in_child(self, signum: int) -> None:
+        """Let a loader's worker outlive the first signal: the step still needs its batches.
+
+        A terminal and a job scheduler signal all processes of a job. Whoever wants the worker
+        itself to end asks twice, as python's own exit does after torch's.
+        """
+        if get_worker_info() is None or self.signum is not None:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self.signum = signum
+
+
+@HOOKS.register_module()
+class InterruptHook(Hook):
+    """End a training that was asked to stop behind the step, or the validation, that runs.
+
+    Raises:
+        InterruptedRun: Names the checkpoint that was saved.
+    """
+
+    # After the CheckpointHook and whatever else belongs to a step.
+    priority = 'LOWEST'
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Stop behind a step; several processes agree on one, on GPUs every tenth."""
+        wait = 10 if torch.cuda.is_available() and get_world_size() > 1 else 1
+        if (runner.iter + 1) % wait == 0 and asked_to_stop(runner):
+            stop(runner, runner.iter + 1)
+
+    def after_val(self, runner: Runner) -> None:
+        """Stop behind a validation within a training."""
+        if asked_to_stop(runner):
+            stop(runner, runner.iter)
+
+
+def asked_to_stop(runner: Runner) -> bool:
+    """Whether any process of a run has received a signal; all processes must ask."""
+    interruption = getattr(runner, 'interruption', None)  # a host's own runner has none
+    if interruption is None or not interruption.entered:
+        return False
+    received = interruption.signum is not None
+    if get_world_size() > 1:
+        flag = torch.tensor([int(received)])
+        all_reduce(flag, op='max')
+        received = bool(flag.item())
+    return received
+
+
+def stop(runner: Runner, steps: int) -> NoReturn:
+    """Save a training after so many steps and raise `InterruptedRun`."""
+    meta = dict(epoch=runner.epoch, iter=steps)
+    runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False)
+    barrier()  # whoever ends first makes torchrun end the others, and one of them is writing
+    path = Path(runner.work_dir) / INTERRUPTED
+    received = runner.interruption.signum
+    why = 'another process was asked to stop' if received is None else name(received)
+    raise InterruptedRun(f'{why}: saved after step {steps} as {path}; --resume goes on from there')
+
+
+def name(signum: int) -> str:
+    """Return a signal's name, e.g. ``SIGTERM``."""
+    return signal.Signals(signum).name
+
+
+def _end_now(signum: int) -> NoReturn:
+    for child in multiprocessing.active_children():
+        child.kill()
+    os.write(2, f'{name(signum)} again: stopped without saving\n'.encode())
+    os._exit(128 + signum)
+
+
+def _terminate_children() -> None:
+    """Ask daemons to end, once more than python does at exit: see `_receive_in_child`."""
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.terminate()
