@@ -77,7 +77,7 @@ def unseal(content: dict[str, Any], what: str, limit: float = float('inf')) -> N
     if found != said:
         raise UserError(
             f'{what} is damaged: its contents have the sha256 {found[:12]}, and {str(said)[:12]} '
-            'when they were saved: take another copy'
+            "when they were saved: take another copy (if you changed it yourself, delete its 'sha256')"
         )
 
 
@@ -114,7 +114,11 @@ class _Hasher:
         if isinstance(value, Mapping):
             items = sorted((self.of(key), self.of(item)) for key, item in value.items())
             # What a state dict knows besides its items: the versions of its modules.
-            return [b'dict', *itertools.chain(*items), self.of(getattr(value, '__dict__', None))]
+            return [
+                b'dict',
+                *itertools.chain(*items),
+                self.of(getattr(value, '__dict__', None) or None),
+            ]
         if isinstance(value, (list, tuple)):
             return [b'list', *map(self.of, value)]
         if isinstance(value, (set, frozenset)):
@@ -123,6 +127,8 @@ class _Hasher:
             return [b'history', str(value.max_length).encode(), *map(self.of, value.data)]
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(value)
+        if isinstance(value, Tensor):  # within something else than a dict or a list
+            return [_hash_tensor(value)]
         return [b'object', f'{type(value).__module__}.{type(value).__qualname__}'.encode()]
 
     def _array(self, value: np.ndarray | np.generic) -> list[bytes]:

@@ -61,6 +61,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         """Save where the interval says so."""
+        if self.by_epoch:
+            return
         with atomic_writes():
             super().after_train_iter(_Aside(runner), *args, **kwargs)
         self.tidy(runner)

@@ -154,7 +154,6 @@ def test_R6_a_flipped_bit_is_seen_and_the_file_before_is_taken(trained, tmp_path
 
 def test_R6_values_changed_with_a_right_checksum_are_seen(trained, tmp_path):
     """Not only the zip's CRC32 is looked at: somebody wrote the file anew."""
-    content = torch.load(trained.work_dir / 'epoch_3.pth', weights_only=False)
     for part, change in {
         'state_dict': lambda c: c['state_dict']['head.fc.bias'].add_(1e-3),
         'optimizer': lambda c: c['optimizer']['state'][0]['exp_avg'].add_(1e-3),
@@ -162,6 +161,7 @@ def test_R6_values_changed_with_a_right_checksum_are_seen(trained, tmp_path):
         'meta': lambda c: c['meta'].update(epoch=7),
         'versions': lambda c: c['state_dict']._metadata['backbone'].update(version=9),
     }.items():
+        content = torch.load(trained.work_dir / 'epoch_3.pth', weights_only=False)
         change(content)
         torch.save(content, tmp_path / f'{part}.pth')
         with pytest.raises(UserError, match=r'is damaged: .* take another copy'):
