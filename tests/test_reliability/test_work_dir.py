@@ -67,7 +67,7 @@ def test_C3_the_lock_is_not_inherited_and_frees_an_unused_folder(tmp_path):
 
 def test_C2_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(UserError, match='cannot be made'), locked(tmp_path / 'file' / 'work'):
+    with pytest.raises(UserError, match='is not writable'), locked(tmp_path / 'file' / 'work'):
         pass
 
 
