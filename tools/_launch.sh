@@ -12,9 +12,29 @@ if [ "$nnodes" -gt 1 ] && { [ -z "${PORT:-}" ] || [ -z "${MASTER_ADDR:-}" ]; }; 
     echo "NNODES=$nnodes needs the same MASTER_ADDR and PORT on every machine" >&2
     exit 2
 fi
-# A free port, so that two jobs on one machine do not collide.
-free_port='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-port=${PORT:-$("$python" -c "$free_port")}
+
+# --max-restarts is torchrun's; all other arguments are the script's.
+restarts=${MAX_RESTARTS:-0}
+arguments=()
+for ((i = 4; i <= $#; i++)); do
+    case "${!i}" in
+        --max-restarts) i=$((i + 1)) restarts=${!i:-} ;;
+        --max-restarts=*) restarts=${!i#*=} ;;
+        *) arguments+=("${!i}") ;;
+    esac
+done
+if ! [[ "$restarts" =~ ^[0-9]+$ ]]; then
+    echo "--max-restarts (or MAX_RESTARTS) '$restarts' must be a number of restarts, 0 or more" >&2
+    exit 2
+fi
+
+# Without PORT a free one, so that two jobs on one machine do not collide.
+bind='import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("", int(sys.argv[1]))); print(s.getsockname()[1])'
+if ! port=$("$python" -c "$bind" "${PORT:-0}" 2>/dev/null); then
+    echo "PORT=${PORT:-0} is in use or no port: give a free one, or none on a single machine" >&2
+    exit 2
+fi
 # Without this a restart of crashed workers (--max-restarts) cannot connect again on torch 2.12.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
@@ -24,4 +44,5 @@ exec "$python" -m torch.distributed.run \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --nproc_per_node="$3" \
     --master_port="$port" \
-    "$here/$1" "$2" --launcher pytorch "${@:4}"
+    --max_restarts="$restarts" \
+    "$here/$1" "$2" --launcher pytorch ${arguments[@]+"${arguments[@]}"}

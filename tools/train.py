@@ -129,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors('train.py'):
         cfg = load_config(options.config, options.cfg_options)
         apply_options(cfg, options)
+        if restarted() and (not cfg.resume or any(Path(cfg.work_dir).glob('*_*.pth'))):
+            options.resume = 'auto'  # where this job was when one of its processes died
         build_runner(
             cfg,
             ('train_dataloader', 'val_dataloader'),

@@ -7,11 +7,15 @@ custom_hooks = [
     dict(type='hstpeft.ParameterTableHook'),
     dict(type='hstpeft.DeltaHook'),
     dict(type='hstpeft.DataCheckHook'),
+    dict(type='hstpeft.FiniteNumbersHook'),
+    dict(type='hstpeft.SkippedStepsHook'),
+    dict(type='hstpeft.UnusedParametersHook'),
+    dict(type='hstpeft.BufferSyncHook'),
 ]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl', timeout=1800),
 )
 model_wrapper_cfg = dict(type='hstpeft.DeviceAwareDDP')
 vis_backends = [dict(type='LocalVisBackend')]

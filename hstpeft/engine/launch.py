@@ -98,7 +98,8 @@ def build_runner(
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from)
     _make_work_dir(Path(cfg.work_dir))
-    init_process_group(cfg.launcher)
+    dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    init_process_group(cfg.launcher, dist_cfg.get('timeout', 1800))
     try:
         runner = CheckedRunner.from_cfg(cfg)
     except (KeyError, TypeError) as error:

@@ -6,12 +6,20 @@ from contextlib import ExitStack, contextmanager
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from hstpeft.engine.lost import lost_process_named
+from hstpeft.engine.memory import memory_explained
+from hstpeft.engine.unused import unused_parameters_named
+
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
     'hstpeft.RNGStateHook',
     'hstpeft.ParameterTableHook',
     'hstpeft.DeltaHook',
     'hstpeft.DataCheckHook',
+    'hstpeft.FiniteNumbersHook',
+    'hstpeft.SkippedStepsHook',
+    'hstpeft.UnusedParametersHook',
+    'hstpeft.BufferSyncHook',
 )
 """Registered in every run of ours, even where a config replaces its ``custom_hooks``.
 
@@ -33,5 +41,8 @@ def at_work(runner: Runner) -> Iterator[None]:
     Args:
         runner: Of any mode.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        stack.enter_context(memory_explained(runner))
+        stack.enter_context(lost_process_named())
+        stack.enter_context(unused_parameters_named(runner))
         yield
