@@ -18,7 +18,10 @@ restarts=${MAX_RESTARTS:-0}
 arguments=()
 for ((i = 4; i <= $#; i++)); do
     case "${!i}" in
-        --max-restarts) i=$((i + 1)) restarts=${!i:-} ;;
+        --max-restarts)
+            i=$((i + 1))
+            restarts=${!i:-}
+            ;;
         --max-restarts=*) restarts=${!i#*=} ;;
         *) arguments+=("${!i}") ;;
     esac
@@ -29,9 +32,10 @@ if ! [[ "$restarts" =~ ^[0-9]+$ ]]; then
 fi
 
 # Without PORT a free one, so that two jobs on one machine do not collide.
+port=${PORT:-0}
 bind='import socket, sys; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind(("", int(sys.argv[1]))); print(s.getsockname()[1])'
-if ! port=$("$python" -c "$bind" "${PORT:-0}" 2>/dev/null); then
+if [ "${NODE_RANK:-0}" -eq 0 ] && ! port=$("$python" -c "$bind" "$port" 2>/dev/null); then
     echo "PORT=${PORT:-0} is in use or no port: give a free one, or none on a single machine" >&2
     exit 2
 fi

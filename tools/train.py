@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from hstpeft.engine import end_process_group, latest_checkpoint
+from hstpeft.engine import end_process_group, latest_checkpoint, restarted
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import build_runner, common_parser, prepare
 from hstpeft.errors import UserError, one_line_errors
