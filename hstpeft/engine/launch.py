@@ -15,6 +15,7 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.distributed import init_process_group
+from hstpeft.engine.lost import lost_process_named
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError
 
@@ -78,6 +79,7 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
+@lost_process_named()
 def build_runner(
     cfg: Config, loaders: Sequence[str] = (), checkpoint: dict[str, Any] | None = None
 ) -> Runner:

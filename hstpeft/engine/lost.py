@@ -1,5 +1,6 @@
 """Processes of a distributed job that die or hang."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,9 +25,12 @@ def lost_process_named() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         known = isinstance(error, distributed.DistError) or any(words in text for words in _WORDS)
-        if get_world_size() < 2 or not known:
+        # The launcher's variables also hold before the processes have found each other.
+        rank = int(os.environ.get('RANK', get_rank()))
+        world = int(os.environ.get('WORLD_SIZE', get_world_size()))
+        if world < 2 or not known:
             raise
-        rank, others = get_rank(), [r for r in range(get_world_size()) if r != get_rank()]
+        others = [other for other in range(world) if other != rank]
         which = f'rank {others[0]}' if len(others) == 1 else f'another rank than {rank}'
         how = 'hangs, or is slower than env_cfg.dist_cfg.timeout' if _timed_out(text) else 'died'
         raise LostProcessError(
