@@ -134,20 +134,6 @@ def logits(model, size=32):
 
 
 @pytest.mark.parametrize(('tuner', 'trunk'), DEFINED)
-def test_training_moves_all_that_is_trainable_and_nothing_else(tuner, trunk):
-    model = models.build(config(tuner, trunk), seed=None)
-    before = models.snapshot(model)
-    free = {name for name, p in model.named_parameters() if p.requires_grad}
-    moved = train(model, 3)
-    # A key bias has no effect under the softmax, and the last norm before a BatchNorm without
-    # affine only rounds; the side network's own tests say which.
-    without_effect = {n for n in free - moved if n.endswith('attn.k.bias')}
-    assert moved == free - without_effect
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    assert not models.changed(model, before) & frozen
-
-
-@pytest.mark.parametrize(('tuner', 'trunk'), DEFINED)
 def test_a_delta_brings_back_the_same_logits(tuner, trunk):
     model = models.build(config(tuner, trunk), seed=None)
     train(model, 1)
