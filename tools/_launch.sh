@@ -39,14 +39,24 @@ if [ "${NODE_RANK:-0}" -eq 0 ] && ! port=$("$python" -c "$bind" "$port" 2>/dev/n
     echo "PORT=${PORT:-0} is in use or no port: give a free one, or none on a single machine" >&2
     exit 2
 fi
-# Without this a restart of crashed workers (--max-restarts) cannot connect again on torch 2.12.
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+address=${MASTER_ADDR:-127.0.0.1}
+if [ "$restarts" -eq 0 ]; then
+    meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address" --master_port="$port")
+else
+    # On torch 2.12 the processes of a restart find the addresses of the dead ones in the store of a
+    # static meeting, and in a dynamic one too where it is shared with them.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    meeting=(--rdzv_backend=c10d --rdzv_id=hstpeft --rdzv_endpoint="$address:$port")
+    if [ "${NODE_RANK:-0}" -eq 0 ]; then
+        meeting+=(--rdzv_conf=is_host=1 --local_addr="$address")
+    else
+        meeting+=(--rdzv_conf=is_host=0)
+    fi
+fi
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m torch.distributed.run \
     --nnodes="$nnodes" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --nproc_per_node="$3" \
-    --master_port="$port" \
     --max_restarts="$restarts" \
+    "${meeting[@]}" \
     "$here/$1" "$2" --launcher pytorch ${arguments[@]+"${arguments[@]}"}
