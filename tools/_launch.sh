@@ -30,6 +30,11 @@ if ! [[ "$restarts" =~ ^[0-9]+$ ]]; then
     echo "--max-restarts (or MAX_RESTARTS) '$restarts' must be a number of restarts, 0 or more" >&2
     exit 2
 fi
+if [ "$restarts" -gt 0 ] && [ "$nnodes" -gt 1 ]; then
+    # torch tells only the machine of the dead process that this is a restart.
+    echo "--max-restarts is for one machine: with NNODES=$nnodes start all again, with --resume" >&2
+    exit 2
+fi
 
 # Without PORT a free one, so that two jobs on one machine do not collide.
 port=${PORT:-0}
@@ -39,19 +44,14 @@ if [ "${NODE_RANK:-0}" -eq 0 ] && ! port=$("$python" -c "$bind" "$port" 2>/dev/n
     echo "PORT=${PORT:-0} is in use or no port: give a free one, or none on a single machine" >&2
     exit 2
 fi
-address=${MASTER_ADDR:-127.0.0.1}
 if [ "$restarts" -eq 0 ]; then
+    address=${MASTER_ADDR:-127.0.0.1}
     meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address" --master_port="$port")
 else
     # On torch 2.12 the processes of a restart find the addresses of the dead ones in the store of a
-    # static meeting, and in a dynamic one too where it is shared with them.
+    # static meeting, and in that of a dynamic one too where it is shared with them.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-    meeting=(--rdzv_backend=c10d --rdzv_id=hstpeft --rdzv_endpoint="$address:$port")
-    if [ "${NODE_RANK:-0}" -eq 0 ]; then
-        meeting+=(--rdzv_conf=is_host=1 --local_addr="$address")
-    else
-        meeting+=(--rdzv_conf=is_host=0)
-    fi
+    meeting=(--rdzv_backend=c10d --rdzv_endpoint="127.0.0.1:$port" --local_addr=127.0.0.1)
 fi
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" -m torch.distributed.run \

@@ -40,9 +40,6 @@ def test_N5_two_steps_give_all_that_is_trainable_a_gradient_and_move_nothing_els
 class IdleParameterHook(Hook):
     """Give the head a parameter that no loss depends on, before the optimiser is built."""
 
-    def __init__(self, on: bool = True) -> None:
-        self.on = on
-
     def before_train(self, runner) -> None:
         """It is in the optimiser, as of a head that names it."""
         runner.model.head.idle = nn.Parameter(torch.ones(2))
@@ -59,7 +56,6 @@ def test_N5_what_gets_no_gradient_is_named_once(task, tmp_path, capsys):
     assert len(told) == 1 and 'head.idle: trainable, but' in told[0] and 'WARNING' in told[0]
 
 
-@pytest.mark.slow
 def test_N7_the_same_seed_gives_the_same_bits(trained, tmp_path):
     again = tiny.train(trained.task.hst, tmp_path / 'again')
     seed = ['randomness.seed=43']
@@ -69,7 +65,6 @@ def test_N7_the_same_seed_gives_the_same_bits(trained, tmp_path):
     assert tiny.same(deltas[0], deltas[1]) and not tiny.same(deltas[0], deltas[2])
 
 
-@pytest.mark.slow
 def test_N7_deterministic_algorithms_pass_and_give_the_same_bits(task, tmp_path):
     options = ['randomness.deterministic=True', 'train_cfg.max_epochs=1']
     try:

@@ -101,28 +101,28 @@ def test_slurm_asks_for_8_gpus_by_default(recorded):
 
 
 MEETINGS = {
-    'once': ([], {}, ['--max_restarts=0', '--node_rank=2', '--master_addr=10.0.0.7',
-                      '--master_port=29512']),
-    'restarts': (['--max-restarts', '3'], {}, ['--max_restarts=3', '--rdzv_backend=c10d',
-                 '--rdzv_id=hstpeft', '--rdzv_endpoint=10.0.0.7:29512', '--rdzv_conf=is_host=0']),
-    'by variable': ([], {'MAX_RESTARTS': '1', 'NODE_RANK': '0', 'PORT': '0'},
-                    ['--max_restarts=1', '--rdzv_backend=c10d', '--rdzv_id=hstpeft',
-                     '--rdzv_endpoint=10.0.0.7:', '--rdzv_conf=is_host=1', '--local_addr=10.0.0.7']),
+    'once': (
+        dict(NNODES='3', NODE_RANK='2', PORT='29512', MASTER_ADDR='10.0.0.7'),
+        ['--nnodes=3', '--nproc_per_node=4', '--max_restarts=0', '--node_rank=2',
+         '--master_addr=10.0.0.7', '--master_port=29512'],
+    ),
+    'restarts': (
+        dict(MAX_RESTARTS='3'),
+        ['--nnodes=1', '--nproc_per_node=4', '--max_restarts=3', '--rdzv_backend=c10d',
+         '--rdzv_endpoint=127.0.0.1:', '--local_addr=127.0.0.1'],
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize('case', MEETINGS)
 def test_torchrun_gets_the_machines_of_the_environment(recorded, tmp_path, case):
     make, read = recorded
-    make('python')
-    given, others, expected = MEETINGS[case]
-    variables = dict(NNODES='3', NODE_RANK='2', PORT='29512', MASTER_ADDR='10.0.0.7')
-    variables.update(others, PYTHON=str(tmp_path / 'bin' / 'python'))
-    assert finish(start('dist_train.sh', 'c d.py', 4, '--amp', *given, **variables))[0] == 0
-    assert read()[:-1] == [
-        '-m', 'torch.distributed.run', '--nnodes=3', '--nproc_per_node=4', *expected,
-        f'{TOOLS}/train.py', 'c d.py', '--launcher', 'pytorch', '--amp',
-    ]  # fmt: skip
+    make('python')  # which gives no free port either
+    variables, expected = MEETINGS[case]
+    variables = {**variables, 'PYTHON': str(tmp_path / 'bin' / 'python')}
+    assert finish(start('dist_train.sh', 'c d.py', 4, '--amp', **variables))[0] == 0
+    script = [f'{TOOLS}/train.py', 'c d.py', '--launcher', 'pytorch', '--amp']
+    assert read()[:-1] == ['-m', 'torch.distributed.run', *expected, *script]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,12 @@ def test_restarts_are_a_number(given):
     status, out, err = finish(start('dist_train.sh', 'c.py', 2, *given))
     assert (status, out) == (2, '') and 'must be a number of restarts' in err
     assert len(err.splitlines()) == 1
+
+
+def test_restarts_are_for_one_machine():
+    variables = dict(NNODES='2', PORT='29512', MASTER_ADDR='10.0.0.7', MAX_RESTARTS='1')
+    status, out, err = finish(start('dist_train.sh', 'c.py', 2, **variables))
+    assert (status, out, len(err.splitlines())) == (2, '', 1) and 'NNODES=2' in err
 
 
 def test_process_group_needs_no_gpu():
