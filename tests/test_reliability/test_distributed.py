@@ -1,19 +1,12 @@
 """Jobs of two processes (X1 to X8): real ones, of bash, torchrun, its workers and gloo."""
 
 import json
-import os
 import re
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import MODELS
-from mmpretrain.models import LinearClsHead
-from torch import nn
 
-from hstpeft.engine import init_process_group
-from hstpeft.errors import UserError
 from tests.support import rank_hooks, tiny
 from tests.support.launchers import finish, start
 from tools.test import main as run_test
@@ -198,86 +191,3 @@ def test_quoted_arguments_arrive_and_jobs_do_not_collide(jobs):
     namespace: dict = {}
     exec(config, namespace)
     assert namespace['model']['backbone']['tuner']['side_heads'] == [1, 2, 2, 4]
-
-
-@MODELS.register_module()
-class IdleHead(LinearClsHead):
-    """A head with a parameter that no loss depends on."""
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-        self.idle = nn.Parameter(torch.ones(2))
-
-
-@MODELS.register_module()
-class BrokenHead(LinearClsHead):
-    """A head whose loss is NaN in the second process."""
-
-    def loss(self, *args, **kwargs) -> dict:
-        """Of the first process it is finite."""
-        losses = super().loss(*args, **kwargs)
-        factor = float('nan') if os.environ['RANK'] == '1' else 1.0
-        return {name: factor * loss for name, loss in losses.items()}
-
-
-def joint(rank: int, port: int, config: Path, work_dir: Path, options: list[str]) -> None:
-    """Train as one of two processes."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    tiny.train(config, work_dir, '--launcher', 'pytorch', options=options)
-
-
-def run_two(config: Path, folder: Path, *options: str) -> tuple[list[int], list[str]]:
-    """Train in two processes: their exit statuses, and the lines of errors."""
-    port, log = free_port(), folder / 'log'
-    calls = [(joint, rank, port, config, folder / 'work', list(options)) for rank in range(2)]
-    codes = tiny.run_processes(calls, log)
-    return codes, [line for line in log.read_text().splitlines() if 'error:' in line]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
-
-
-@pytest.mark.slow
-def test_X5_a_parameter_without_gradient_is_named_before_a_step(task, tmp_path):
-    options = ['model.head.type=IdleHead', 'train_cfg.max_epochs=1']
-    codes, lines = run_two(task.linear, tmp_path, *options)
-    assert codes == [1, 1] and len(lines) == 2
-    for line in lines:
-        assert 'error: head.idle: trainable, but without a gradient' in line
-        assert 'model_wrapper_cfg.find_unused_parameters=True' in line
-    options.append('model_wrapper_cfg.find_unused_parameters=True')
-    (tmp_path / 'found').mkdir()
-    assert run_two(task.linear, tmp_path / 'found', *options) == ([0, 0], [])
-
-
-@pytest.mark.slow
-def test_N1_a_loss_that_is_nan_in_one_process_stops_all(task, tmp_path):
-    codes, lines = run_two(task.linear, tmp_path, 'model.head.type=BrokenHead')
-    assert codes == [3, 3] and len(lines) == 2
-    assert sorted('loss is nan at epoch 1, iteration 1, rank 1' in line for line in lines) == [
-        False,
-        True,
-    ]
-    assert not list((tmp_path / 'work').glob('*.pth'))
-
-
-def test_X7_a_port_in_use_is_one_line():
-    with socket.socket() as taken:
-        taken.bind(('', 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        status, out, err = finish(start('dist_train.sh', 'c.py', 2, PORT=port))
-    assert (status, out) == (2, '')
-    assert (
-        err == f'PORT={port} is in use or no port: give a free one, or none on a single machine\n'
-    )
-
-
-@pytest.mark.parametrize('timeout', ['soon', 0, -1.0, True, float('nan')])
-def test_X3_a_timeout_is_a_number_of_seconds(timeout):
-    with pytest.raises(UserError, match=r'env_cfg\.dist_cfg\.timeout .* number of seconds'):
-        init_process_group('none', timeout)
