@@ -115,6 +115,15 @@ def test_N2_a_gradient_that_is_not_finite_stops_before_the_step(
     assert not models.changed(SpoilHook.last.model, SpoilHook.last.before)
 
 
+def test_N2_a_gradient_whose_square_overflows_is_finite(task, tmp_path):
+    sgd = "optimizer=dict(_delete_=True, type='SGD', lr=0.1)"
+    leaf = spoiled(task, 'gradient', '1e25', sgd)
+    leaf.write_text(leaf.read_text().replace('value=', 'steps=(8,), value='))
+    tiny.train(leaf, tmp_path)
+    weights = tiny.load(tmp_path / 'delta.pth')['state_dict']
+    assert all(x.isfinite().all() for x in weights.values() if x.is_floating_point())
+
+
 def test_N2_a_step_into_infinity_is_not_saved(task, tmp_path, capsys):
     """What it leaves behind at the end of an epoch; within one, the next loss tells."""
     sgd = "optimizer=dict(_delete_=True, type='SGD', lr=0.1)"
