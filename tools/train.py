@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from hstpeft.engine import end_process_group, latest_checkpoint
+from hstpeft.engine import end_process_group, latest_checkpoint, restarted
 from hstpeft.engine.config import load_config
 from hstpeft.engine.launch import (
     add_trust,
@@ -126,8 +126,8 @@ def resume_from(cfg: Config, choice: str | None) -> dict[str, Any] | None:
     Raises:
         UserError: There are checkpoints, but none can be read; or there must be one.
     """
-    restarted = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
-    found = latest_checkpoint(cfg.work_dir) if choice in ('auto', 'must') or restarted else None
+    newest = choice in ('auto', 'must') or restarted()
+    found = latest_checkpoint(cfg.work_dir) if newest else None
     if found is not None:
         cfg.resume, cfg.load_from = True, str(found[0])
         print_log(f'--resume: going on from {found[0]}')

@@ -7,6 +7,10 @@ custom_hooks = [
     dict(type='hstpeft.ParameterTableHook'),
     dict(type='hstpeft.DeltaHook'),
     dict(type='hstpeft.DataCheckHook'),
+    dict(type='hstpeft.FiniteNumbersHook'),
+    dict(type='hstpeft.SkippedStepsHook'),
+    dict(type='hstpeft.UnusedParametersHook'),
+    dict(type='hstpeft.BufferSyncHook'),
     dict(type='hstpeft.ResumeHook'),
     dict(type='hstpeft.InterruptHook'),
     dict(type='hstpeft.SealHook'),
@@ -14,7 +18,7 @@ custom_hooks = [
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    dist_cfg=dict(backend='nccl', timeout=1800),
 )
 model_wrapper_cfg = dict(type='hstpeft.DeviceAwareDDP')
 vis_backends = [dict(type='LocalVisBackend')]

@@ -1,5 +1,6 @@
 """Distributed training that also works without a GPU."""
 
+import datetime
 import gc
 import os
 
@@ -17,16 +18,27 @@ from hstpeft.registry import MODEL_WRAPPERS
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def init_process_group(launcher: str) -> None:
+def init_process_group(launcher: str, timeout: float = 1800) -> None:
     """Start gloo on a machine without a GPU; mmengine's own start needs one.
 
     With a GPU or without a launcher nothing happens: mmengine does it.
 
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        timeout: Seconds that a process waits for the others, ``env_cfg.dist_cfg.timeout``.
+
+    Raises:
+        UserError: The timeout is no number of seconds.
     """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise UserError(f'env_cfg.dist_cfg.timeout {timeout!r} must be a number of seconds above 0')
     if launcher == 'pytorch' and not torch.cuda.is_available() and not is_initialized():
-        _init('gloo')
+        _init('gloo', timeout=datetime.timedelta(seconds=timeout))
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again after one of the job died."""
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
 def end_process_group() -> None:

@@ -18,6 +18,7 @@ from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.checks.safe_config import check_safe_config
 from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
+from hstpeft.engine.lost import lost_process_named
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.engine.settings import keep_seed
 from hstpeft.errors import UserError
@@ -117,6 +118,7 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
+@lost_process_named()
 def build_runner(
     cfg: Config,
     loaders: Sequence[str] = (),
@@ -143,7 +145,8 @@ def build_runner(
     check_writable(cfg.work_dir, '--work-dir')
     if checkpoint is not None and cfg.get('resume'):
         keep_seed(checkpoint, cfg)
-    init_process_group(cfg.launcher)
+    dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    init_process_group(cfg.launcher, dist_cfg.get('timeout', 1800))
     try:
         runner = CheckedRunner.from_cfg(cfg)
     except (KeyError, TypeError) as error:

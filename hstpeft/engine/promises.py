@@ -7,8 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from hstpeft.engine.checks.loaders import explained_batches
+from hstpeft.engine.lost import lost_process_named
+from hstpeft.engine.memory import memory_explained
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import SealHook, atomic_writes, safe
+from hstpeft.engine.unused import unused_parameters_named
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
@@ -16,6 +19,10 @@ PROMISED_HOOKS = (
     'hstpeft.ParameterTableHook',
     'hstpeft.DeltaHook',
     'hstpeft.DataCheckHook',
+    'hstpeft.FiniteNumbersHook',
+    'hstpeft.SkippedStepsHook',
+    'hstpeft.UnusedParametersHook',
+    'hstpeft.BufferSyncHook',
     'hstpeft.ResumeHook',
     'hstpeft.InterruptHook',
     'hstpeft.SealHook',
@@ -52,4 +59,7 @@ def at_work(runner: Runner) -> Iterator[None]:
         stack.enter_context(safe_io())
         stack.enter_context(atomic_writes())
         stack.enter_context(explained_batches())
+        stack.enter_context(memory_explained(runner))
+        stack.enter_context(lost_process_named())
+        stack.enter_context(unused_parameters_named(runner))
         yield

@@ -74,7 +74,7 @@ def assert_joint(parts: list[dict], expected: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_the_joint_batch(tmp_path):
+def test_X1_a_batch_norm_over_two_processes_is_that_of_the_joint_batch(tmp_path):
     expected = train_step(make_model(), *data())
     assert '0.running_var' in expected and '2.running_mean' in expected
     assert_joint(run_two(converted, tmp_path), expected)

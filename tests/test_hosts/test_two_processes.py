@@ -34,7 +34,7 @@ def still_leaf(task: str, folder: Path, shared: Path) -> Path:
 
 
 @pytest.mark.parametrize('task', ['upernet', 'atss'])
-def test_two_processes_train_the_same_model_as_one(task, shared, tmp_path, need_host):
+def test_X1_two_processes_train_the_same_dense_model_as_one(task, shared, tmp_path, need_host):
     """UperNet's synchronised norms see one value per process behind the pooling to one cell."""
     need_host(dense_hosts.TASKS[task].host)
     leaf = still_leaf(task, tmp_path, shared)

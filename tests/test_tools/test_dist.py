@@ -1,11 +1,6 @@
-"""The launchers: two processes on a machine without a GPU equal one; arguments arrive as typed.
+"""The launchers: what they are given and what they hand on; jobs are in tests/test_reliability."""
 
-Every job here is a real one: bash, torchrun and its workers.
-"""
-
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,113 +9,8 @@ import torch
 
 from hstpeft.engine import init_process_group
 from tests.support import tiny
+from tests.support.launchers import TOOLS, finish, start
 from tools.test import main as run_test
-
-TOOLS = tiny.ROOT / 'tools'
-# No random flip and no drop path: the two processes draw other random numbers than the one.
-STILL = """
-_base_ = 'hst_tiny.py'
-train_dataloader = dict(dataset=dict(pipeline=[_base_.load, dict(type='PackInputs')]))
-"""
-# SGD, since Adam turns the rounding noise of an all but zero gradient into whole steps.
-SGD = ('optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.05')
-
-
-def start(script: str, *arguments: object, **variables: str) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k not in ('LOCAL_RANK', 'PORT', 'NNODES')}
-    environment.update({'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', **variables})
-    return subprocess.Popen(
-        ['bash', str(TOOLS / script), *map(str, arguments)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=400)
-    return process.returncode, out, err
-
-
-@pytest.fixture(scope='module')
-def folder(trained) -> Path:
-    (trained.task.folder / 'still.py').write_text(STILL)
-    return trained.task.folder
-
-
-@pytest.fixture(scope='module')
-def jobs(trained, folder, tmp_path_factory) -> dict[str, tuple[Path, int, str, str]]:
-    """Run three jobs of two processes each, at the same time: their ports must not collide."""
-    work = {name: tmp_path_factory.mktemp(f'{name} job') for name in ('train', 'quoted', 'test')}
-    leaf, wrapper = folder / 'still.py', 'model_wrapper_cfg.sync_bn=True'
-    options = ['train_dataloader.batch_size=4', wrapper, *SGD]
-    quoted = ['model.backbone.tuner.side_heads=[1, 2, 2, 4]', 'train_cfg.max_epochs=1']
-    quoted += [f'train_dataloader.dataset.data_root={spaced(trained.task)}']
-    result = work['test'] / 'the result.json'
-    running = {
-        'train': start(
-            'dist_train.sh', leaf, 2, '--work-dir', work['train'], '--cfg-options', *options
-        ),
-        'quoted': start(
-            'dist_train.sh', leaf, 2, '--cfg-options', *quoted, '--work-dir', work['quoted']
-        ),
-        'test': start(
-            'dist_test.sh',
-            trained.task.hst,
-            trained.delta,
-            2,
-            '--out',
-            result,
-            '--work-dir',
-            work['test'],
-        ),
-    }
-    return {name: (work[name], *finish(process)) for name, process in running.items()}
-
-
-def spaced(task: tiny.Task) -> Path:
-    """Give the images a second path, with spaces."""
-    link = task.folder / 'two more words'
-    link.symlink_to(task.data)
-    return link
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_same_model_as_one(folder, jobs, tmp_path):
-    work_dir, status, _, err = jobs['train']
-    assert status == 0, err
-    one = tiny.train(folder / 'still.py', tmp_path / 'one', options=SGD)
-    before = tiny.load(one / 'epoch_1.pth')['state_dict']
-    expected = tiny.load(one / 'delta.pth')['state_dict']
-    got = tiny.load(work_dir / 'delta.pth')['state_dict']
-    assert tiny.spread(expected, before) > 1e-3, 'the training must move the weights'
-    assert tiny.spread(expected, got) < 1e-6
-
-
-@pytest.mark.slow
-def test_quoted_arguments_arrive_and_jobs_do_not_collide(folder, jobs):
-    work_dir, status, _, err = jobs['quoted']
-    assert status == 0, err
-    config = (work_dir / 'still.py').read_text()
-    assert 'two more words' in config
-    checkpoint = tiny.load(work_dir / 'epoch_1.pth')
-    assert checkpoint['meta']['settings']['processes'] == 2
-    # 24 images, 8 a process and step, 3 in an epoch for one process, 1 for two.
-    assert checkpoint['meta']['iter'] == 24 // (2 * tiny.BATCH)
-    namespace: dict = {}
-    exec(config, namespace)
-    assert namespace['model']['backbone']['tuner']['side_heads'] == [1, 2, 2, 4]
-
-
-@pytest.mark.slow
-def test_two_processes_test_like_one(trained, jobs, tmp_path):
-    """9 images do not divide by 2: the sampler's padding must not count."""
-    work_dir, status, _, err = jobs['test']
-    assert status == 0, err
-    metrics = run_test(tiny.arguments(trained.task.hst, tmp_path, trained.delta))
-    assert json.loads((work_dir / 'the result.json').read_text()) == metrics
-
 
 GROUP = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
 
@@ -210,17 +100,44 @@ def test_slurm_asks_for_8_gpus_by_default(recorded):
     assert {'--gres=gpu:8', '--ntasks=8', '--ntasks-per-node=8'} <= set(read())
 
 
-def test_torchrun_gets_the_machines_of_the_environment(recorded, tmp_path):
+MEETINGS = {
+    'once': (
+        dict(NNODES='3', NODE_RANK='2', PORT='29512', MASTER_ADDR='10.0.0.7'),
+        ['--nnodes=3', '--nproc_per_node=4', '--max_restarts=0', '--node_rank=2',
+         '--master_addr=10.0.0.7', '--master_port=29512'],
+    ),
+    'restarts': (
+        dict(MAX_RESTARTS='3'),
+        ['--nnodes=1', '--nproc_per_node=4', '--max_restarts=3', '--rdzv_backend=c10d',
+         '--rdzv_endpoint=127.0.0.1:', '--local_addr=127.0.0.1'],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', MEETINGS)
+def test_torchrun_gets_the_machines_of_the_environment(recorded, tmp_path, case):
     make, read = recorded
-    make('python')
-    variables = dict(NNODES='3', NODE_RANK='2', PORT='29512', MASTER_ADDR='10.0.0.7')
-    variables['PYTHON'] = str(tmp_path / 'bin' / 'python')
+    make('python')  # which gives no free port either
+    variables, expected = MEETINGS[case]
+    variables = {**variables, 'PYTHON': str(tmp_path / 'bin' / 'python')}
     assert finish(start('dist_train.sh', 'c d.py', 4, '--amp', **variables))[0] == 0
-    assert read()[:-1] == [
-        '-m', 'torch.distributed.run', '--nnodes=3', '--node_rank=2', '--master_addr=10.0.0.7',
-        '--nproc_per_node=4', '--master_port=29512', f'{TOOLS}/train.py', 'c d.py',
-        '--launcher', 'pytorch', '--amp',
-    ]  # fmt: skip
+    script = [f'{TOOLS}/train.py', 'c d.py', '--launcher', 'pytorch', '--amp']
+    assert read()[:-1] == ['-m', 'torch.distributed.run', *expected, *script]
+
+
+@pytest.mark.parametrize(
+    'given', [['--max-restarts'], ['--max-restarts=-1'], ['--max-restarts', 'x']]
+)
+def test_restarts_are_a_number(given):
+    status, out, err = finish(start('dist_train.sh', 'c.py', 2, *given))
+    assert (status, out) == (2, '') and 'must be a number of restarts' in err
+    assert len(err.splitlines()) == 1
+
+
+def test_restarts_are_for_one_machine():
+    variables = dict(NNODES='2', PORT='29512', MASTER_ADDR='10.0.0.7', MAX_RESTARTS='1')
+    status, out, err = finish(start('dist_train.sh', 'c.py', 2, **variables))
+    assert (status, out, len(err.splitlines())) == (2, '', 1) and 'NNODES=2' in err
 
 
 def test_process_group_needs_no_gpu():

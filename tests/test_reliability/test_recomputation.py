@@ -1,8 +1,9 @@
-"""``with_cp``: the same function and gradients, with less kept for the backward pass."""
+"""``with_cp``: the same function and gradients, with less kept for the backward pass (N6)."""
 
 import pytest
 import torch
 
+from hstpeft.models import recompute
 from tests.support.models import SWIN, backbone_config, build, hst_config, images, trunk_config
 
 DROPS = dict(proj_drop_rate=0.2, drop_path_rate=0.3, attn_drop_rate=0.2)
@@ -59,7 +60,7 @@ def step(backbone, image):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_outputs_and_gradients_are_equal_with_everything_that_drops(case):
+def test_N6_outputs_and_gradients_are_equal_with_everything_that_drops(case):
     image = images(3, 3, 32, 32).double()
     plain, checkpointed = make(case, False), make(case, True)
     expected, expected_gradients = step(plain, image)
@@ -76,6 +77,18 @@ def test_outputs_and_gradients_are_equal_with_everything_that_drops(case):
         torch.testing.assert_close(checkpointed.state_dict()[name], value, msg=name)
     # The random numbers matter: without the seed, something else is dropped.
     assert any(not a.equal(b) for a, b in zip(plain.train()(image)[0], got[0], strict=True))
+
+
+@pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')
+def test_N6_NC_the_reentrant_form_gives_no_gradients_behind_a_frozen_stem(monkeypatch):
+    checkpoint = recompute.checkpoint
+
+    def reentrant(*arguments, use_reentrant, **options):
+        return checkpoint(*arguments, use_reentrant=True, **options)
+
+    monkeypatch.setattr(recompute, 'checkpoint', reentrant)
+    with pytest.raises(RuntimeError, match='does not require grad'):
+        step(make('arc', True), images(3, 3, 32, 32).double())
 
 
 def kept_bytes(backbone, image) -> int:

@@ -1,0 +1,73 @@
+"""Buffers that each process trains by itself, made the same before they are used or saved."""
+
+from collections.abc import Iterator
+
+import torch
+from mmengine.dist import all_reduce, broadcast, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+
+from hstpeft.engine.optimisers import unwrapped
+from hstpeft.registry import HOOKS
+
+_STATISTICS = ('running_mean', 'running_var')
+
+
+@HOOKS.register_module()
+class BufferSyncHook(Hook):
+    """Give all processes the same buffers before each validation, checkpoint and delta.
+
+    A BatchNorm that is not synchronised has other statistics in each process: the validation would
+    mix them, and the delta hold those of the first alone.
+    """
+
+    # Before the DeltaHook, which is LOWEST.
+    priority = 'LOW'
+
+    def before_val(self, runner: Runner) -> None:
+        """Before a model average (EMAHook) comes in."""
+        sync_buffers(runner)
+
+    def before_save_on_all_ranks(self, runner: Runner) -> None:
+        """Before a checkpoint, which `CheckedRunner` announces to every process."""
+        sync_buffers(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Before the delta."""
+        sync_buffers(runner)
+
+
+def sync_buffers(runner: Runner) -> None:
+    """Average running statistics over the processes, and take all other buffers from the first.
+
+    Every process must call it at the same moment. Only what a checkpoint holds is touched, also of
+    a model average. Buffers that are the same already stay so, bit by bit.
+
+    Args:
+        runner: Of any mode; with one process nothing happens.
+    """
+    if get_world_size() == 1:
+        return
+    for model in _models(runner):
+        kept = model.state_dict().keys()
+        named = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+        statistics = [b for name, b in named if name.rpartition('.')[2] in _STATISTICS]
+        for name, buffer in named:
+            if name.rpartition('.')[2] not in _STATISTICS:
+                broadcast(buffer)
+        if statistics:
+            # Doubles: the mean of equal numbers is that number, whatever their count.
+            flat = torch.cat([buffer.double().flatten() for buffer in statistics])
+            all_reduce(flat, op='mean')
+            for buffer, mean in zip(
+                statistics, flat.split([b.numel() for b in statistics]), strict=True
+            ):
+                buffer.copy_(mean.view_as(buffer))
+
+
+def _models(runner: Runner) -> Iterator[nn.Module]:
+    yield unwrapped(runner)
+    for hook in runner.hooks:
+        if hasattr(hook, 'ema_model'):  # of mmengine's EMAHook and those made after it
+            yield hook.ema_model.module
