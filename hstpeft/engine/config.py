@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 
 from hstpeft.engine.checks.config import COMPOSED, check_override, find_class
 from hstpeft.engine.checks.inheritance import check_inheritance
+from hstpeft.engine.checks.values import check_scope
 from hstpeft.errors import UserError, nearest
 
 __all__ = ['COMPOSED', 'check_override', 'find_class', 'load_config']
@@ -35,7 +36,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except Exception as error:  # a config is a program: anything can be wrong in it
         raise UserError(f'config {path}: {error}') from error
     check_inheritance(path, cfg)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    scope = (overrides or {}).get('default_scope', cfg.get('default_scope', 'mmpretrain'))
+    check_scope(scope)
+    init_default_scope(scope)
     for key in overrides or {}:
         check_override(cfg, key)
     cfg.merge_from_dict(dict(overrides or {}))

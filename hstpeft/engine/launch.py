@@ -1,6 +1,7 @@
 """What tools/train.py and tools/test.py share: from command-line options to a runner."""
 
 import argparse
+import ast
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -12,8 +13,10 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
+from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
+from hstpeft.engine.checks.values import check_values
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.errors import UserError
@@ -30,14 +33,29 @@ class OptionAction(DictAction):
         option_string: str | None = None,
     ) -> None:
         """Put the options, with those given before, into the namespace."""
-        super().__call__(parser, namespace, values, option_string)
-        options = getattr(namespace, self.dest)
         for text in values:
-            key, _, value = text.partition('=')
-            plain = value.strip('\'"')
-            is_text = isinstance(options[key], str) or ' ' in plain.strip()
-            if is_text and not any(sign in value for sign in ',[('):
-                options[key] = plain
+            key, sign, _ = text.partition('=')
+            if not (key and sign):
+                parser.error(f'{option_string} {text!r} is no KEY=VALUE: write KEY=VALUE')
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except AssertionError as error:  # brackets
+            parser.error(f'{option_string}: {error}')
+        options = getattr(namespace, self.dest)
+        for key, _, value in (text.partition('=') for text in values):
+            options[key] = _parsed(value, options[key])
+
+
+def _parsed(value: str, parsed: Any) -> Any:
+    """Read a value as it is written, where mmengine drops blanks and splits what is quoted."""
+    if any(quote in value for quote in '\'"'):
+        try:
+            return ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            pass
+    plain = value.strip('\'"')
+    is_text = isinstance(parsed, str) or ' ' in plain.strip()
+    return plain if is_text and not any(sign in value for sign in ',[(') else parsed
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:
@@ -90,23 +108,18 @@ def build_runner(
             runner loads that object: the file is read once.
 
     Raises:
-        UserError: A path of the data does not exist, the checkpoint cannot be read, the work
-            folder cannot be written, a config type or option is unknown to its registry, or the
-            heads do not fit the backbone's maps.
+        UserError: A key or value of the config is wrong, a path of the data does not exist, the
+            checkpoint cannot be read, the work folder cannot be written, a part cannot be built, or
+            the heads do not fit the backbone's maps.
     """
+    check_values(cfg)
     check_paths(cfg, loaders)
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from)
     _make_work_dir(Path(cfg.work_dir))
     init_process_group(cfg.launcher)
-    try:
+    with one_line_until(lambda: False, cfg, lambda: None):
         runner = CheckedRunner.from_cfg(cfg)
-    except (KeyError, TypeError) as error:
-        # mmengine's words for a misspelt type or argument of one of the hosts' classes.
-        text = str(error)
-        if 'registry' in text or 'unexpected keyword argument' in text:
-            raise UserError(f'config: {text}') from error
-        raise
     check_model(runner.model)
     if checkpoint is not None:
         runner.checkpoints[cfg.load_from] = checkpoint

@@ -1,7 +1,7 @@
 """mmengine's runner, with errors that a user can act upon, and checkpoints that run nothing."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
+from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.loaders import check_loader, explained
 from hstpeft.engine.promises import at_work, with_promised
 
@@ -24,7 +25,10 @@ class CheckedRunner(Runner):
     Attributes:
         checkpoints: What has been read already, by path: it is not read again. Each is let go
             when it is loaded.
+        has_begun: Whether a first step of training, validation or test is over.
     """
+
+    has_begun = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
@@ -36,18 +40,27 @@ class CheckedRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train as mmengine does, within `at_work`."""
-        with at_work(self):
+        with self._explained(), at_work(self):
             return super().train()
 
     def val(self) -> dict:
         """Validate as mmengine does, within `at_work`."""
-        with at_work(self):
+        with self._explained(), at_work(self):
             return super().val()
 
     def test(self) -> dict:
         """Test as mmengine does, within `at_work`."""
-        with at_work(self):
+        with self._explained(), at_work(self):
             return super().test()
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks, and note that a first step is over."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name.startswith('after_') and fn_name.endswith('_iter'):
+            self.has_begun = True
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return one_line_until(lambda: self.has_begun, self.cfg, lambda: self.model)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint or a delta from the disk as mmengine does, but run nothing that it holds.
