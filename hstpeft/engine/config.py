@@ -41,5 +41,17 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     init_default_scope(scope)
     for key in overrides or {}:
         check_override(cfg, key)
-    cfg.merge_from_dict(dict(overrides or {}))
+    for key, value in (overrides or {}).items():
+        _override(cfg, key, value)
     return cfg
+
+
+def _override(cfg: Config, key: str, value: Any) -> None:
+    """Set a dotted key, in place; mmengine sets no single number of a list."""
+    try:
+        cfg.merge_from_dict({key: value})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--cfg-options {key}={value} cannot be set ({error}): set a number or a text of its '
+            'own kind, and a list as a whole, [a,b]'
+        ) from error

@@ -34,15 +34,14 @@ class OptionAction(DictAction):
     ) -> None:
         """Put the options, with those given before, into the namespace."""
         for text in values:
-            key, sign, _ = text.partition('=')
+            key, sign, value = text.partition('=')
             if not (key and sign):
                 parser.error(f'{option_string} {text!r} is no KEY=VALUE: write KEY=VALUE')
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except AssertionError as error:  # brackets
-            parser.error(f'{option_string}: {error}')
-        options = getattr(namespace, self.dest)
-        for key, _, value in (text.partition('=') for text in values):
+            try:
+                super().__call__(parser, namespace, [text], option_string)
+            except (AssertionError, RecursionError):  # brackets that do not match
+                parser.error(f'{option_string} {text!r}: {value} is no value: write lists as [a,b]')
+            options = getattr(namespace, self.dest)
             options[key] = _parsed(value, options[key])
 
 

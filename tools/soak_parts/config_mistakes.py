@@ -220,7 +220,9 @@ def out_of_range(config: Mapping, leaves: Sequence, rng: random.Random) -> Mista
 
 def not_finite(config: Mapping, leaves: Sequence, rng: random.Random) -> Mistake:
     """Give NaN or infinity for a number."""
-    key, _ = rng.choice([(k, v) for k, v in leaves if _is_number(v) and not k.endswith('norm_type')])
+    key, _ = rng.choice(
+        [(k, v) for k, v in leaves if _is_number(v) and not k.endswith('norm_type')]
+    )
     return Mistake('not_finite', key, rng.choice([math.nan, math.inf, -math.inf]))
 
 
@@ -268,7 +270,9 @@ def set_too_late(config: Mapping, leaves: Sequence, rng: random.Random) -> Mista
 def broken_command(config: Mapping, leaves: Sequence, rng: random.Random) -> Mistake:
     """Type something that is no ``KEY=VALUE``."""
     key, _ = rng.choice(leaves)
-    raw = rng.choice([(key, '3'), (key,), ('=3',), (f'{key}=[1,2',), (f'{key}=(1',), (f'{key} =3',)])
+    raw = rng.choice(
+        [(key, '3'), (key,), ('=3',), (f'{key}=[1,2',), (f'{key}=(1',), (f'{key} =3',)]
+    )
     return Mistake('broken_command', key, None, raw)
 
 

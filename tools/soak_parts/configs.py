@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from hstpeft.engine.checks.values import problems_of
 from hstpeft.engine.config import load_config
 from hstpeft.engine.runner import CheckedRunner
 from tools.soak_parts.config_mistakes import REMOVED, Mistake, mistakes
@@ -83,11 +84,14 @@ def run(count: int, seed: int) -> dict[str, Any]:
 
 def _trials(folder: Path, count: int, rng: random.Random) -> Iterator[Trial]:
     leaves = write_leaves(folder)
-    streams = {}
+    streams, configs = {}, {}
     for task, leaf in leaves.items():
+        configs[task] = load_config(leaf).to_dict()
+        # Imports the hosts here, once, and not in every process.
+        assert not [*problems_of(configs[task])], f'the sound config of {task} is refused'
         said = _start(folder, [str(leaf)])
         assert said[0] == 'accepted', f'the sound config of {task} is refused: {said}'
-        streams[task] = mistakes(load_config(leaf).to_dict(), rng)
+        streams[task] = mistakes(configs[task], rng)
     for index in range(count):
         task = [*leaves][index % len(leaves)]
         mistake = next(streams[task])
@@ -97,12 +101,11 @@ def _trials(folder: Path, count: int, rng: random.Random) -> Iterator[Trial]:
         elif mistake.value is REMOVED:
             by = 'file'
         if by == 'file':
-            config = load_config(leaves[task]).to_dict()
             child = folder / f'child_{index}.py'
-            child.write_text(_child(leaves[task], mistake, config))
+            child.write_text(_child(leaves[task], mistake, configs[task]))
             arguments = [str(child)]
         else:
-            typed = mistake.raw or (f'{mistake.key}={_written(mistake.value)}',)
+            typed = mistake.raw or (f'{mistake.key}={_typed(mistake.value)}',)
             arguments = [str(leaves[task]), '--cfg-options', *typed]
         yield Trial(task, mistake, by, *_start(folder, arguments))
 
@@ -119,6 +122,11 @@ def _child(leaf: Path, mistake: Mistake, config: dict) -> str:
     for name in reversed(rest):
         value = {name: value}
     return f'_base_ = {str(leaf)!r}\n{first} = {_written(value)}\n'
+
+
+def _typed(value: Any) -> str:
+    """Write a value out as on a command line, where NaN is a word."""
+    return str(value) if isinstance(value, float) else _written(value)
 
 
 def _written(value: Any) -> str:
@@ -144,7 +152,9 @@ def _start(folder: Path, arguments: list[str]) -> tuple[str, str, bool]:
         os._exit(1)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     lines = [line for line in log.read_text(errors='replace').splitlines() if line.strip()]
-    said = next(reversed([line for line in lines if ': error: ' in line]), lines[-1] if lines else '')
+    said = next(
+        reversed([line for line in lines if ': error: ' in line]), lines[-1] if lines else ''
+    )
     if status in (0, _TRAINED):
         return 'accepted', '', False
     errors = sum(': error: ' in line and line.startswith('train.py') for line in lines)

@@ -71,6 +71,8 @@ def explain(error: Exception, cfg: Mapping[str, Any], model: nn.Module | None = 
     key, value = _built_part(frames, cfg)
     if not key and model is not None:
         key = _module(frames, model)
+    if not key:
+        key, value = _part_at_work(frames, cfg)
     shown = f'{key} {_short(value)}'.strip() or 'the run cannot start'
     said = ' '.join(str(error).split()) or _source(error)
     if _WORKER in said:
@@ -132,6 +134,17 @@ def _module(frames: list[FrameType], model: nn.Module) -> str:
     owners = [id(frame.f_locals.get('self')) for frame in frames]
     working = [names[owner] for owner in owners if owner in names]
     return f'model.{working[-1]}'.rstrip('.') if working else ''
+
+
+def _part_at_work(frames: list[FrameType], cfg: Mapping[str, Any]) -> tuple[str, Any]:
+    """Find the part, e.g. a transform, whose object was at work innermost."""
+    parts = [(key, node) for key, node in _parts(cfg) if isinstance(node.get('type'), str)]
+    for frame in reversed(frames):
+        kind = type(frame.f_locals.get('self')).__name__
+        for key, node in parts:
+            if node['type'].rpartition('.')[2] == kind:
+                return key, node
+    return '', ''
 
 
 def _short(value: Any) -> str:

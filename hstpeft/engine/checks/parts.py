@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import mmengine.registry as root
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 
 class Part(NamedTuple):
@@ -51,6 +52,8 @@ def _below(key: str, node: Any) -> Iterator[Part]:
 
 
 def _target(key: str, options: Mapping) -> Any:
+    if key.endswith('_dataloader') and '.' not in key:
+        return DataLoader
     kind = options.get('type', _default_type(key, options))
     if isinstance(kind, str):
         return only_class(kind, DefaultScope.get_current_instance() and _scope())

@@ -4,7 +4,7 @@ A name means the same in mmengine and in the hosts; where it does not, it is not
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from hstpeft.engine.checks.parts import Part
@@ -55,11 +55,11 @@ _BY_NAME: dict[Range, tuple[str, ...]] = {
         'token_decay_mult', 'weight_decay',
     ),
     _SHARE: (
-        'drop_path_rate', 'flip_prob', 'iou_threshold', 'label_smooth_val', 'min_pos_iou',
+        'flip_prob', 'iou_threshold', 'label_smooth_val', 'min_pos_iou',
         'momentum', 'neg_iou_thr', 'pos_fraction', 'pos_iou_thr', 'prob', 'score_thr',
         'start_factor', 'mask_thr_binary',
     ),
-    _RATE: ('betas', 'drop_rate'),
+    _RATE: ('betas', 'drop_path_rate', 'drop_rate', 'mlp_drop_rate', 'side_drop_path_rate'),
     _RATE_OR_NONE: ('dropout_ratio',),
     _LABEL: ('seg_pad_val',),
 }  # fmt: skip
@@ -69,7 +69,6 @@ _OTHERWISE = {
     'interval': ('model.',),
     'momentum': ('model.', 'custom_hooks'),
     'std': ('init_cfg',),
-    'drop_path_rate': ('arch_options',),
 }
 
 
@@ -86,6 +85,8 @@ def out_of_range(part: Part) -> Iterator[tuple[str, Any, str]]:
         elif any(map(math.isinf, numbers)) and name != 'norm_type':
             yield name, value, 'finite'
         allowed = RANGES.get(name)
+        if allowed is not None and part.target is None and isinstance(value, (str, bool, Mapping)):
+            yield name, value, allowed.said
         if allowed is None or any(f in f'{part.key}.' for f in _OTHERWISE.get(name, ())):
             continue
         if not all(map(allowed.holds, filter(math.isfinite, numbers))):

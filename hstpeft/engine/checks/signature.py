@@ -37,6 +37,7 @@ def signature(target: Any) -> Signature:
         target: A class or a function.
     """
     found: dict[str, Argument] = {}
+    is_open = False
     for function in _constructors(target):
         hints = _hints(function)
         parameters = inspect.signature(function).parameters.values()
@@ -45,9 +46,8 @@ def signature(target: Any) -> Signature:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != 'self':
                 found.setdefault(p.name, Argument(hints.get(p.name, MISSING), p.default))
         if not rest:
-            return Signature(found, is_open=False)
-        if not _only_forwards(function, rest[0]):
-            return Signature(found, is_open=True)
+            return Signature(found, is_open)
+        is_open = is_open or not _only_forwards(function, rest[0])
     return Signature(found, is_open=True)
 
 

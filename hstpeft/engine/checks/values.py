@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from mmengine.config import Config
@@ -12,7 +12,7 @@ from hstpeft.engine.checks.config import RUNNER_KEYS
 from hstpeft.engine.checks.parts import Part, parts_of
 from hstpeft.engine.checks.plain import known_keys, resembling_keys
 from hstpeft.engine.checks.ranges import out_of_range
-from hstpeft.engine.checks.signature import signature
+from hstpeft.engine.checks.signature import Argument, Signature, signature
 from hstpeft.engine.checks.types import fits, said
 from hstpeft.errors import UserError, nearest
 
@@ -20,6 +20,22 @@ _CHOICES = {
     'log_level': tuple(logging.getLevelNamesMapping()),
     'env_cfg.mp_cfg.mp_start_method': ('fork', 'forkserver', 'spawn'),
     'env_cfg.dist_cfg.backend': ('cncl', 'gloo', 'hccl', 'mccl', 'mpi', 'nccl', 'smddp', 'ucc'),
+}
+
+
+_KINDS = {
+    'auto_scale_lr': dict | None,
+    'auto_scale_lr.enable': bool,
+    'auto_scale_lr.base_batch_size': int,
+    'env_cfg.cudnn_benchmark': bool,
+    'env_cfg.dist_cfg': dict,
+    'env_cfg.mp_cfg': dict,
+    'env_cfg.mp_cfg.opencv_num_threads': int,
+    'optim_wrapper.clip_grad': dict | None,
+    'optim_wrapper.paramwise_cfg': dict | None,
+    'randomness.deterministic': bool,
+    'randomness.diff_rank_seed': bool,
+    'randomness.seed': int | None,
 }
 
 
@@ -70,20 +86,31 @@ def _unread(part: Part, cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if known is not None:
         yield from ((name, nearest(name, known)) for name in part.options.keys() - known)
         return
-    likely = resembling_keys(part)
+    likely = {*resembling_keys(part), *_arguments_if_open(part)}
     for name in part.options.keys() - likely:
-        if close := difflib.get_close_matches(name, likely, n=1, cutoff=0.75):
+        if close := difflib.get_close_matches(name, likely, n=1, cutoff=0.84):
             yield name, f"did you mean '{close[0]}'?"
+
+
+def _arguments_if_open(part: Part) -> Set[str]:
+    """List the arguments of a class that takes others too, and may use none of them."""
+    found = None if part.target is None else _signature(part.target)
+    return {*found.arguments, 'type', '_scope_'} if found and found.is_open else frozenset()
+
+
+def _signature(target: Any) -> Signature | None:
+    try:
+        return signature(target)
+    except (TypeError, ValueError):  # a built-in that tells nothing
+        return None
 
 
 def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
     """Yield the options that do not fit the annotation of their argument."""
     if part.target is None:
         return
-    try:
-        arguments = signature(part.target).arguments
-    except (TypeError, ValueError):  # a built-in that tells nothing
-        return
+    found = _signature(part.target)
+    arguments = found.arguments if found else {}
     is_ours = part.target.__module__.startswith('hstpeft.')
     for name, value in part.options.items():
         if name in arguments and not fits(value, arguments[name], is_ours):
@@ -91,7 +118,11 @@ def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
 
 
 def _no_choice(part: Part, at: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the options without a class that are not of their kind, or none of their choices."""
     for name, value in part.options.items():
+        kind = _KINDS.get(f'{at}{name}')
+        if kind is not None and not fits(value, Argument(kind, None), is_ours=True):
+            yield name, value, said(Argument(kind, None))
         choices = _CHOICES.get(f'{at}{name}')
         if choices is not None and value not in choices:
             yield name, value, f'one of {", ".join(choices)}'
