@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import nn
 
@@ -38,7 +39,7 @@ _WORKERS = {
 
 @contextmanager
 def one_line_until(
-    has_begun: Callable[[], bool], cfg: Mapping[str, Any], model: Callable[[], nn.Module | None]
+    has_begun: Callable[[], bool], cfg: Config, model: Callable[[], nn.Module | None]
 ) -> Iterator[None]:
     """Turn any error of a run that has not begun into a `UserError` that names the key.
 
@@ -65,8 +66,11 @@ def one_line_until(
         raise UserError(explain(error, cfg, model())) from error
 
 
-def explain(error: Exception, cfg: Mapping[str, Any], model: nn.Module | None = None) -> str:
+def explain(
+    error: Exception, cfg: Config | Mapping[str, Any], model: nn.Module | None = None
+) -> str:
     """Write an error out in a line: the key and value that it is about, and what it said."""
+    cfg = cfg.to_dict() if isinstance(cfg, Config) else cfg
     frames = [*_frames(error)]
     key, value = _built_part(frames, cfg)
     if not key and model is not None:
@@ -78,6 +82,8 @@ def explain(error: Exception, cfg: Mapping[str, Any], model: nn.Module | None = 
     if _WORKER in said:
         said = said.rpartition(f'{type(error).__name__}: ')[2]
     hint = _nearest_argument(said, value)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        hint = f', pip install {error.name.partition(".")[0]}'
     return (
         f'config: {shown}: {type(error).__name__}: {said}{hint} (HSTPEFT_TRACEBACK=1 shows where)'
     )

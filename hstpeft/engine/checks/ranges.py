@@ -39,6 +39,7 @@ _LABEL = Range(lambda v: _whole(v, 0) and v <= 255, 'a label from 0 to 255')
 _BY_NAME: dict[Range, tuple[str, ...]] = {
     _COUNT: (
         'accumulative_counts', 'base_batch_size', 'batch_size', 'channels', 'conv_out_channels',
+        'depth', 'embed_dim',
         'fc_out_channels', 'feat_channels', 'max_epochs', 'max_iters', 'num_classes', 'num_outs',
         'num_stages', 'prefetch_factor', 'roi_feat_size', 'T_max', 'val_interval',
     ),
@@ -48,7 +49,7 @@ _BY_NAME: dict[Range, tuple[str, ...]] = {
         'val_begin',
     ),
     _COUNT_OR_ALL: ('max_keep_ckpts', 'interval'),
-    _POSITIVE: ('gamma', 'lr', 'max_norm', 'power', 'std', 'step_size', 'strides'),
+    _POSITIVE: ('gamma', 'lr', 'max_norm', 'mlp_ratio', 'power', 'std', 'step_size', 'strides'),
     _NOT_NEGATIVE: (
         'dampening', 'end_factor', 'eps', 'eta_min', 'flat_decay_mult', 'flat_lr_mult', 'loss_weight',
         'min_bbox_size', 'norm_decay_mult', 'size_divisor', 'pad_size_divisor',

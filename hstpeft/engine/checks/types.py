@@ -10,10 +10,13 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
+from torch import Tensor
+
 from hstpeft.engine.checks.signature import MISSING, Argument
 
 _SEQUENCES = (list, tuple, set, collections.abc.Sequence, collections.abc.Iterable)
-_PLAIN = {bool, int, float, str, type(None), type(Ellipsis)}
+# A number may be a tensor; a text is none.
+_PLAIN = {Tensor, bool, int, float, str, type(None), type(Ellipsis)}
 _MAPPINGS = (dict, Mapping, collections.abc.MutableMapping)
 
 
@@ -52,8 +55,8 @@ def _fits(value: Any, annotation: Any) -> bool:
     if annotation in (int, float):
         kinds = (int, float) if annotation is float else int
         return isinstance(value, kinds) and not isinstance(value, bool)
-    if annotation is str:
-        return isinstance(value, str)
+    if annotation in (str, Tensor):
+        return isinstance(value, annotation)
     if origin in _SEQUENCES:
         return isinstance(value, (list, tuple, set)) and _fit_each(value, origin, arguments)
     if origin in _MAPPINGS:

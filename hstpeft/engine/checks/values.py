@@ -23,8 +23,14 @@ _CHOICES = {
 }
 
 
+_HOSTS = {
+    'mmpretrain': 'onedl-mmpretrain',
+    'mmseg': 'onedl-mmsegmentation',
+    'mmdet': 'onedl-mmdetection',
+}
 _KINDS = {
     'auto_scale_lr': dict | None,
+    'convert_to_iter_based': bool,  # of a schedule; not an argument, mmengine takes it away
     'auto_scale_lr.enable': bool,
     'auto_scale_lr.base_batch_size': int,
     'env_cfg.cudnn_benchmark': bool,
@@ -55,7 +61,11 @@ def check_scope(scope: Any) -> None:
     """Raise unless ``default_scope`` is a package with registries."""
     if scope == 'mmengine' or (isinstance(scope, str) and _has_registry(scope)):
         return
-    known = ('mmpretrain', 'mmseg', 'mmdet', 'mmengine', 'hstpeft')
+    known = (*_HOSTS, 'mmengine', 'hstpeft')
+    if scope in _HOSTS:
+        raise UserError(
+            f'config: default_scope {scope!r} is not installed: pip install {_HOSTS[scope]}'
+        )
     raise UserError(
         f'config: default_scope {scope!r} is no installed package with registries: '
         f'{nearest(str(scope), known)}'
@@ -120,7 +130,7 @@ def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
 def _no_choice(part: Part, at: str) -> Iterator[tuple[str, Any, str]]:
     """Yield the options without a class that are not of their kind, or none of their choices."""
     for name, value in part.options.items():
-        kind = _KINDS.get(f'{at}{name}')
+        kind = _KINDS.get(f'{at}{name}', _KINDS.get(name) if at.startswith('param_sch') else None)
         if kind is not None and not fits(value, Argument(kind, None), is_ours=True):
             yield name, value, said(Argument(kind, None))
         choices = _CHOICES.get(f'{at}{name}')
