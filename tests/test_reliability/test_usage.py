@@ -41,7 +41,7 @@ CHILDREN = {
     "model = dict(head=dict(topq=(1,)))": r"head.+(topq|no argument)",
     'env_cfg = dict(xyz=1)': r'env_cfg\.xyz 1 is read by nobody: known: cudnn_benchmark',
     'auto_scale_lr = dict(enabl=True)': rf"auto_scale_lr\.enabl True .+ {DID}'enable'\?",
-    'modell = dict()': rf"modell .+ would change nothing, since nothing reads modell: {DID}'model'",
+    'train_cgf = dict()': rf"train_cgf .+ would change nothing, .+: {DID}'train_cfg'",
     'tuner = dict(num_meta_tokens=2)': r'would change nothing, .+: set model\.backbone\.tuner',
     "optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=float('nan')))": r'mult nan must be',
     "param_scheduler = [dict(type='LinearLR', begin=0, end=True)]": r'0\.end True must be int',

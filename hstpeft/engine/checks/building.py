@@ -4,6 +4,7 @@ import difflib
 import linecache
 import re
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -71,7 +72,7 @@ def explain(
 ) -> str:
     """Write an error out in a line: the key and value that it is about, and what it said."""
     cfg = cfg.to_dict() if isinstance(cfg, Config) else cfg
-    frames = [*_frames(error)]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     key, value = _built_part(frames, cfg)
     if not key and model is not None:
         key = _module(frames, model)
@@ -87,14 +88,6 @@ def explain(
     return (
         f'config: {shown}: {type(error).__name__}: {said}{hint} (HSTPEFT_TRACEBACK=1 shows where)'
     )
-
-
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    """Yield the frames of an error, outermost first."""
-    trace = error.__traceback__
-    while trace is not None:
-        yield trace.tb_frame
-        trace = trace.tb_next
 
 
 def _built_part(frames: list[FrameType], cfg: Mapping[str, Any]) -> tuple[str, Any]:
@@ -159,8 +152,8 @@ def _short(value: Any) -> str:
 
 def _source(error: Exception) -> str:
     """Return the line that raised an error without words."""
-    *_, frame = _frames(error)
-    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return linecache.getline(frame.f_code.co_filename, line).strip()
 
 
 def _nearest_argument(said: str, options: Any) -> str:
