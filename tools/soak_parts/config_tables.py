@@ -3,7 +3,7 @@
 # What is not trained with, names things freely, or is made anew by the tool itself.
 SKIPPED = (
     'test_cfg', 'test_dataloader', 'test_evaluator', 'work_dir', 'experiment_name', 'vis_backends',
-    'metainfo.palette', 'launcher', 'cfg', 'test_pipeline', 'auto_scale_lr.base_batch_size',
+    'metainfo.palette', 'launcher', 'cfg', 'test_pipeline',
 )  # fmt: skip
 OUTSIDE: dict[str, tuple] = {
     'T_max': (0, -3),
