@@ -90,7 +90,8 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
-    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    visualizer = cfg.get('visualizer')
+    backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
     if backends is not None and importlib.util.find_spec('tensorboard'):
         backends.append(dict(type='TensorboardVisBackend'))
 

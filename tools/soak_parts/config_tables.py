@@ -78,7 +78,6 @@ SWITCHED = (
     ('train_dataloader', None),
     ('optim_wrapper', None),
     ('train_cfg', None),
-    ('resume', True),
     ('model.backbone.out_indices', [0, 1, 9]),
     ('model.backbone.out_type', 'cls_tokn'),
     ('model.backbone.trunk.dtype', 'float23'),

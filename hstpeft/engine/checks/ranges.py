@@ -102,6 +102,10 @@ def _disagreements(part: Part) -> Iterator[tuple[str, Any, str]]:
     if _is_number(begin) and _is_number(end) and end <= begin:
         yield 'end', end, f'above begin, {begin}'
     mean, std = options.get('mean'), options.get('std')
+    scale = options.get('scale')
+    if '.pipeline.' in part.key and isinstance(scale, (list, tuple)):
+        if all(map(_is_number, scale)) and len(scale) != 2:
+            yield 'scale', scale, 'two numbers, (width, height)'
     if part.name == 'data_preprocessor':
         for name, value in (('mean', mean), ('std', std)):
             if value is not None and not isinstance(value, (list, tuple)):

@@ -30,7 +30,6 @@ _HOSTS = {
 }
 _KINDS = {
     'auto_scale_lr': dict | None,
-    'convert_to_iter_based': bool,  # of a schedule; not an argument, mmengine takes it away
     'auto_scale_lr.enable': bool,
     'auto_scale_lr.base_batch_size': int,
     'env_cfg.cudnn_benchmark': bool,
@@ -43,6 +42,10 @@ _KINDS = {
     'randomness.diff_rank_seed': bool,
     'randomness.seed': int | None,
 }
+
+
+# No arguments of the class that is named, which hands them on.
+_FORWARDED = {'convert_to_iter_based': bool, 'keep_ratio': bool}
 
 
 def check_values(cfg: Config) -> None:
@@ -130,7 +133,7 @@ def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
 def _no_choice(part: Part, at: str) -> Iterator[tuple[str, Any, str]]:
     """Yield the options without a class that are not of their kind, or none of their choices."""
     for name, value in part.options.items():
-        kind = _KINDS.get(f'{at}{name}', _KINDS.get(name) if at.startswith('param_sch') else None)
+        kind = _KINDS.get(f'{at}{name}', _FORWARDED.get(name))
         if kind is not None and not fits(value, Argument(kind, None), is_ours=True):
             yield name, value, said(Argument(kind, None))
         choices = _CHOICES.get(f'{at}{name}')
