@@ -103,9 +103,9 @@ def _disagreements(part: Part) -> Iterator[tuple[str, Any, str]]:
         yield 'end', end, f'above begin, {begin}'
     mean, std = options.get('mean'), options.get('std')
     scale = options.get('scale')
-    if '.pipeline.' in part.key and isinstance(scale, (list, tuple)):
-        if all(map(_is_number, scale)) and len(scale) != 2:
-            yield 'scale', scale, 'two numbers, (width, height)'
+    is_one_size = isinstance(scale, (list, tuple)) and all(map(_is_number, scale))
+    if '.pipeline.' in part.key and is_one_size and len(scale) != 2:
+        yield 'scale', scale, 'two numbers, (width, height)'
     if part.name == 'data_preprocessor':
         for name, value in (('mean', mean), ('std', std)):
             if value is not None and not isinstance(value, (list, tuple)):
