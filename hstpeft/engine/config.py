@@ -12,6 +12,7 @@ from hstpeft.engine.checks.config import COMPOSED, check_override, find_class
 from hstpeft.engine.checks.evaluated import check_evaluated
 from hstpeft.engine.checks.inheritance import check_inheritance
 from hstpeft.engine.checks.safe_config import check_safe_config
+from hstpeft.engine.checks.values import check_scope
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
 
@@ -56,9 +57,23 @@ def load_config(
     except Exception as error:  # a config is a program: anything can be wrong in it
         raise UserError(f'config {path}: {error}') from error
     check_inheritance(path, cfg)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+    scope = (overrides or {}).get('default_scope', cfg.get('default_scope', 'mmpretrain'))
+    check_scope(scope)
+    init_default_scope(scope)
     for key in overrides or {}:
         check_override(cfg, key)
-    cfg.merge_from_dict(dict(overrides or {}))
+    for key, value in (overrides or {}).items():
+        _override(cfg, key, value)
     check_evaluated(cfg.to_dict())
     return cfg
+
+
+def _override(cfg: Config, key: str, value: Any) -> None:
+    """Set a dotted key, in place; mmengine sets no single number of a list."""
+    try:
+        cfg.merge_from_dict({key: value})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f'--cfg-options {key}={value} cannot be set ({error}): set a number or a text of its '
+            'own kind, and a list as a whole, [a,b]'
+        ) from error

@@ -1,6 +1,7 @@
 """What tools/train.py and tools/test.py share: from command-line options to a runner."""
 
 import argparse
+import ast
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from mmengine.runner import Runner
 
 from hstpeft.delta import load_checkpoint
 from hstpeft.delta.writing import check_writable
+from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.checks.safe_config import check_safe_config
+from hstpeft.engine.checks.values import check_values
 from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.lost import lost_process_named
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.engine.settings import keep_seed
-from hstpeft.errors import UserError
 
 
 class OptionAction(DictAction):
@@ -35,14 +37,28 @@ class OptionAction(DictAction):
         option_string: str | None = None,
     ) -> None:
         """Put the options, with those given before, into the namespace."""
-        super().__call__(parser, namespace, values, option_string)
-        options = getattr(namespace, self.dest)
         for text in values:
-            key, _, value = text.partition('=')
-            plain = value.strip('\'"')
-            is_text = isinstance(options[key], str) or ' ' in plain.strip()
-            if is_text and not any(sign in value for sign in ',[('):
-                options[key] = plain
+            key, sign, value = text.partition('=')
+            if not (key and sign):
+                parser.error(f'{option_string} {text!r} is no KEY=VALUE: write KEY=VALUE')
+            try:
+                super().__call__(parser, namespace, [text], option_string)
+            except (AssertionError, RecursionError):  # brackets that do not match
+                parser.error(f'{option_string} {text!r}: {value} is no value: write lists as [a,b]')
+            options = getattr(namespace, self.dest)
+            options[key] = _parsed(value, options[key])
+
+
+def _parsed(value: str, parsed: Any) -> Any:
+    """Read a value as it is written, where mmengine drops blanks and splits what is quoted."""
+    if any(quote in value for quote in '\'"'):
+        try:
+            return ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            pass
+    plain = value.strip('\'"')
+    is_text = isinstance(parsed, str) or ' ' in plain.strip()
+    return plain if is_text and not any(sign in value for sign in ',[(') else parsed
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:
@@ -113,7 +129,8 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
-    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    visualizer = cfg.get('visualizer')
+    backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
     if backends is not None and importlib.util.find_spec('tensorboard'):
         backends.append(dict(type='TensorboardVisBackend'))
 
@@ -135,10 +152,11 @@ def build_runner(
         trust: The user vouches for ``cfg.load_from``.
 
     Raises:
-        UserError: A path of the data does not exist, the checkpoint cannot be read, the work
-            folder cannot be written, a config type or option is unknown to its registry, or the
-            heads do not fit the backbone's maps.
+        UserError: A key or value of the config is wrong, a path of the data does not exist, the
+            checkpoint cannot be read, the work folder cannot be written, a part cannot be built, or
+            the heads do not fit the backbone's maps.
     """
+    check_values(cfg)
     check_paths(cfg, loaders)
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from, trust)
@@ -147,14 +165,8 @@ def build_runner(
         keep_seed(checkpoint, cfg)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     init_process_group(cfg.launcher, dist_cfg.get('timeout', 1800))
-    try:
+    with one_line_until(lambda: False, cfg, lambda: None):
         runner = CheckedRunner.from_cfg(cfg)
-    except (KeyError, TypeError) as error:
-        # mmengine's words for a misspelt type or argument of one of the hosts' classes.
-        text = str(error)
-        if 'registry' in text or 'unexpected keyword argument' in text:
-            raise UserError(f'config: {text}') from error
-        raise
     check_model(runner.model)
     if checkpoint is not None:
         runner.checkpoints[cfg.load_from] = checkpoint

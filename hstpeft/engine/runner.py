@@ -1,5 +1,6 @@
 """mmengine's runner, with errors that a user can act upon, and checkpoints that run nothing."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mmengine.dist import get_rank
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.batches import ResumableBatches, make_resumable, seed_samples
+from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
 from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
@@ -37,7 +39,10 @@ class CheckedRunner(Runner):
             when it is loaded.
         resumed: The checkpoint that training goes on from; None if it starts.
         interruption: Which signal has asked a training to stop.
+        has_begun: Whether a first step of training, validation or test is over.
     """
+
+    has_begun = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.checkpoints: dict[str, dict[str, Any]] = {}
@@ -57,18 +62,27 @@ class CheckedRunner(Runner):
 
     def train(self) -> nn.Module:
         """Train as mmengine does, within `at_work`; a signal saves and ends it."""
-        with at_work(self), self.interruption:
+        with self._explained(), at_work(self), self.interruption:
             return super().train()
 
     def val(self) -> dict:
         """Validate as mmengine does, within `at_work`."""
-        with at_work(self):
+        with self._explained(), at_work(self):
             return super().val()
 
     def test(self) -> dict:
         """Test as mmengine does, within `at_work`."""
-        with at_work(self):
+        with self._explained(), at_work(self):
             return super().test()
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks, and note that a first step is over."""
+        super().call_hook(fn_name, **kwargs)
+        if fn_name.startswith('after_') and fn_name.endswith('_iter'):
+            self.has_begun = True
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return one_line_until(lambda: self.has_begun, self.cfg, lambda: self.model)
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint or a delta from the disk as mmengine does, but run nothing that it holds.

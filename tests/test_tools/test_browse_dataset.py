@@ -110,7 +110,7 @@ REFUSALS = {
     ),
     'unknown data set': (
         ['--cfg-options', 'train_dataloader.dataset.type=mmpretrain.VTAP'],
-        r'train_dataloader cannot be built: KeyError: .*mmpretrain\.VTAP is not in .+',
+        r'config: train_dataloader\.dataset .+: KeyError: .*mmpretrain\.VTAP is not in .+',
     ),
     'no data': (
         ['--cfg-options', 'train_dataloader.dataset.data_root=/nowhere'],

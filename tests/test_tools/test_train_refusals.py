@@ -74,39 +74,6 @@ CASES: dict[str, tuple[Callable[[tiny.Task], Call], str]] = {
         lambda t: bad_leaf(t, 'model = dict('),
         r'config \S+/bad\.py: .+',
     ),
-    'unknown config key': (
-        lambda t: Call(options=['train_cgf.max_epochs=1']),
-        r"--cfg-options train_cgf\.max_epochs: there is no train_cgf, did you mean 'train_cfg'\?",
-    ),
-    'unknown option of a part': (
-        lambda t: Call(options=['model.backbone.tuner.num_meta_token=2']),
-        r".+ there is no num_meta_token, did you mean 'num_meta_tokens'\?",
-    ),
-    'composed key': (
-        lambda t: Call(options=['tuner.num_meta_tokens=2']),
-        r'--cfg-options tuner\.num_meta_tokens would change nothing, .+: '
-        r'set model\.backbone\.tuner\.num_meta_tokens',
-    ),
-    'composed key of another part': (
-        lambda t: Call(options=['vtab_num_classes.cifar=2']),
-        r'--cfg-options vtab_num_classes\.cifar would change nothing: .+',
-    ),
-    'unknown option in the config': (
-        lambda t: bad_leaf(t, 'model = dict(backbone=dict(tuner=dict(num_meta_tokenz=2)))'),
-        r"backbone\.tuner has no option 'num_meta_tokenz': did you mean 'num_meta_tokens'\?",
-    ),
-    'unknown type of tuner': (
-        lambda t: Call(options=['model.backbone.tuner.type=hstpeft.HSTTunner']),
-        r"backbone\.tuner type 'hstpeft\.HSTTunner' is unknown: did you mean 'hstpeft\.HSTTuner'\?",
-    ),
-    'unknown type of a host': (
-        lambda t: Call(options=['model.head.type=mmpretrain.LinearHead']),
-        r'config: .*mmpretrain\.LinearHead is not in .+',
-    ),
-    'unknown arch': (
-        lambda t: Call(options=[f'{TRUNK}.arch=vit_tiny_patch16_225']),
-        r"trunk\.arch 'vit_tiny_patch16_225' is not a timm model: did you mean '\S+'\?",
-    ),
     'missing weights': (
         lambda t: Call(options=[f'{TRUNK}.weights=/nowhere/vit.npz']),
         r'trunk\.weights /nowhere/vit\.npz does not exist: .+',

@@ -83,11 +83,11 @@ def _copies(cfg: Config, name: str) -> list[str]:
         return _width_copies(model, cfg.get(name))
     if name not in COMPOSED:
         return []
-    found = [*_named(name, {'model': model})]
+    found = [*keys_named(name, {'model': model})]
     if name == 'ignore_index':  # batches are padded with it
-        found += _named('seg_pad_val', {'model': model})
+        found += keys_named('seg_pad_val', {'model': model})
     for part in (*sorted(_LOADERS), *_EVALUATORS):
-        found += _named(name, {part: cfg.get(part)})
+        found += keys_named(name, {part: cfg.get(part)})
     return [key for key, _ in found]
 
 
@@ -99,12 +99,12 @@ def _width_copies(model: Mapping, width: int | Sequence[int] | None) -> list[str
     values = [width, [width] * 4] if isinstance(width, int) else [width]
     readers = {'neck'} & model.keys() or model.keys() - {'backbone'}
     parts = {'model': {key: value for key, value in model.items() if key != 'backbone'}}
-    found = [*_named('in_channels', parts), *_named('out_channels', parts)]
+    found = [*keys_named('in_channels', parts), *keys_named('out_channels', parts)]
     first = {f'model.{reader}.in_channels' for reader in readers}
     return [key for key, value in found if key in first or value in values]
 
 
-def _named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any]]:
+def keys_named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys at which a name stands, with their values."""
     if isinstance(node, Mapping):
         items = node.items()
@@ -116,7 +116,7 @@ def _named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any]]:
         here = f'{where}.{key}' if where else str(key)
         if key == name:
             yield here, value
-        yield from _named(name, value, here)
+        yield from keys_named(name, value, here)
 
 
 def _arguments(node: Mapping, name: str) -> set[str] | None:

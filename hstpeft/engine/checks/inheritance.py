@@ -9,14 +9,15 @@ import ast
 import difflib
 import os.path
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from mmengine.config import Config
 
-from hstpeft.engine.checks.config import COMPOSED, RUNNER_KEYS, remedy
+from hstpeft.engine.checks.config import COMPOSED, RUNNER_KEYS, keys_named, remedy
 from hstpeft.engine.checks.liveness import follow, stored_names
+from hstpeft.engine.checks.ranges import RANGES
 from hstpeft.errors import UserError
 
 # mmengine replaces {{$VARIABLE:default}} before it parses a file.
@@ -63,7 +64,8 @@ def check_inheritance(path: Path, cfg: Config) -> None:
 
     Helper variables are free, and so is a part by itself, for others may read what it sets.
     Refused are a key that a base has been composed from already, a part of the model that is named
-    and not composed, and a misspelt key of the runner.
+    and not composed, the name of a setting that stands deeper (``lr``), and a misspelt key of the
+    runner.
 
     Args:
         path: A config. Bases that are no ``.py`` on this disk are not looked into.
@@ -83,8 +85,18 @@ def check_inheritance(path: Path, cfg: Config) -> None:
         if key in _MODEL_PARTS and setting.is_part and chain.composes:
             place = 'model.neck' if key == 'neck' else f'model.backbone.{key}'
             raise UserError(f'{said}, since {path} does not read it: set {place} to _base_.{key}')
+        places = [] if isinstance(cfg.get(key), Mapping) else _places(cfg, key)
+        if chain.composes and (places or key in (*RANGES, 'data_root')):
+            shown = ' or '.join(places[:3]) or 'it in the part that it is for'
+            raise UserError(f'{said}, since nothing reads {key} at top level: set {shown}')
         if close := misspelt(key):
             raise UserError(f"{said}, since nothing reads {key}: did you mean '{close}'?")
+
+
+def _places(cfg: Config, key: str) -> list[str]:
+    """List the keys below those of the runner that end in a name."""
+    parts = {name: cfg[name] for name in RUNNER_KEYS & cfg.keys()}
+    return sorted(place for place, _ in keys_named(key, parts) if '.' in place)
 
 
 def misspelt(key: str) -> str | None:

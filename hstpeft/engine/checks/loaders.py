@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader
 
 from hstpeft.datasets.loading import name_files
+from hstpeft.engine.checks.building import explain
 from hstpeft.engine.checks.datasets import check_not_empty, datasets_in
 from hstpeft.engine.checks.paths import dataset_configs
 from hstpeft.errors import LostProcessError, UserError
@@ -104,10 +105,7 @@ def explained(name: str, loader: Mapping[str, Any]) -> Iterator[None]:
     except _BUILD_ERRORS as error:
         if 'need at least one array' in str(error):  # what packing no records says
             _explain_empty(name, loader)
-        raise UserError(
-            f'{name} cannot be built: {type(error).__name__}: {error} '
-            '(HSTPEFT_TRACEBACK=1 shows where)'
-        ) from error
+        raise UserError(explain(error, {name: loader})) from error
 
 
 def _explain_empty(name: str, loader: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Building timm models with errors that a user can act on."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -58,6 +58,8 @@ def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
     """
     check_arch(arch, options, _plain_vits(), VisionTransformer)
     vit = create_model(arch, options) if arch in _plain_vits() else None
+    if vit is not None and 'img_size' in options:
+        _check_img_size(options['img_size'], vit)
     reason = 'it is no plain ViT' if vit is None else _unsupported(vit)
     if reason:
         raise UserError(
@@ -65,6 +67,17 @@ def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
             'vit_base_patch16_224, deit_small_patch16_224 or vit_base_patch14_dinov2'
         )
     return vit
+
+
+def _check_img_size(size: int | Sequence[int], vit: nn.Module) -> None:
+    """Refuse an image size that is not made of whole patches: its grid is that of the weights."""
+    patch = vit.patch_embed.patch_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(a < b or a % b for a, b in zip(sides, patch, strict=True)):
+        raise UserError(
+            f'trunk.arch_options img_size {size} is not made of whole patches of {patch[0]} x '
+            f'{patch[1]} pixels: set multiples of them, one number or (H, W)'
+        )
 
 
 def _plain_vits() -> list[str]:

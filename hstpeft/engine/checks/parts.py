@@ -1,0 +1,95 @@
+"""The parts of a config: each mapping with its key, and the class that takes its keys as arguments."""
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import mmengine.registry as root
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+
+class Part(NamedTuple):
+    """A mapping inside a config.
+
+    Attributes:
+        key: Dotted; empty for the config itself.
+        options: The mapping.
+        target: The class or function that is built from it; None where that is not known.
+    """
+
+    key: str
+    options: Mapping
+    target: Any = None
+
+    @property
+    def name(self) -> str:
+        """Last part of the key that is no index."""
+        names = [name for name in self.key.split('.') if not name.isdigit()]
+        return names[-1] if names else ''
+
+
+def parts_of(cfg: Mapping) -> Iterator[Part]:
+    """Yield all mappings of a config that the runner reads, the config itself first."""
+    yield Part('', cfg, Runner)
+    runner = inspect.signature(Runner).parameters
+    for key in runner.keys() & cfg.keys() - {'cfg'}:
+        yield from _below(key, cfg[key])
+
+
+def _below(key: str, node: Any) -> Iterator[Part]:
+    if isinstance(node, Mapping):
+        yield Part(key, node, _target(key, node))
+        items = node.items()
+    elif isinstance(node, (list, tuple)):
+        items = enumerate(node)
+    else:
+        return
+    for name, value in items:
+        yield from _below(f'{key}.{name}', value)
+
+
+def _target(key: str, options: Mapping) -> Any:
+    if key.endswith('_dataloader') and '.' not in key:
+        return DataLoader
+    kind = options.get('type', _default_type(key, options))
+    if isinstance(kind, str):
+        return only_class(kind, DefaultScope.get_current_instance() and _scope())
+    return kind if callable(kind) else None
+
+
+def _scope() -> str:
+    return DefaultScope.get_current_instance().scope_name
+
+
+def _default_type(key: str, options: Mapping) -> str | None:
+    """Name the class that mmengine takes where a config names none."""
+    if key == 'train_cfg':
+        return 'EpochBasedTrainLoop' if options.get('by_epoch', True) else 'IterBasedTrainLoop'
+    return {
+        'val_cfg': 'ValLoop',
+        'test_cfg': 'TestLoop',
+        'optim_wrapper': 'OptimWrapper',
+        'log_processor': 'LogProcessor',
+    }.get(key)
+
+
+@functools.cache
+def only_class(kind: str, scope: str | None) -> Any:
+    """Find the one class of a type name in mmengine's registries; None if there are none or two.
+
+    Args:
+        kind: e.g. ``mmseg.FPNHead``.
+        scope: Where a name without prefix is looked up; it is in force already.
+    """
+    found = []
+    for name in dir(root):
+        registry = getattr(root, name)
+        if isinstance(registry, root.Registry):
+            with registry.switch_scope_and_registry(None) as scoped:
+                target = scoped.get(kind)
+            if target is not None and target not in found:
+                found.append(target)
+    return found[0] if len(found) == 1 else None

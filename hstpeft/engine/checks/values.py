@@ -1,0 +1,141 @@
+"""Everything in a config that a run would take without a word, or stumble over late."""
+
+import difflib
+import importlib.util
+import logging
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+from mmengine.config import Config
+
+from hstpeft.engine.checks.config import RUNNER_KEYS
+from hstpeft.engine.checks.parts import Part, parts_of
+from hstpeft.engine.checks.plain import known_keys, resembling_keys
+from hstpeft.engine.checks.ranges import out_of_range
+from hstpeft.engine.checks.signature import Argument, Signature, signature
+from hstpeft.engine.checks.types import fits, said
+from hstpeft.errors import UserError, nearest
+
+_CHOICES = {
+    'log_level': tuple(logging.getLevelNamesMapping()),
+    'env_cfg.mp_cfg.mp_start_method': ('fork', 'forkserver', 'spawn'),
+    'env_cfg.dist_cfg.backend': ('cncl', 'gloo', 'hccl', 'mccl', 'mpi', 'nccl', 'smddp', 'ucc'),
+}
+
+
+_HOSTS = {
+    'mmpretrain': 'onedl-mmpretrain',
+    'mmseg': 'onedl-mmsegmentation',
+    'mmdet': 'onedl-mmdetection',
+}
+_KINDS = {
+    'auto_scale_lr': dict | None,
+    'auto_scale_lr.enable': bool,
+    'auto_scale_lr.base_batch_size': int,
+    'env_cfg.cudnn_benchmark': bool,
+    'env_cfg.dist_cfg': dict,
+    'env_cfg.mp_cfg': dict,
+    'env_cfg.mp_cfg.opencv_num_threads': int,
+    'optim_wrapper.clip_grad': dict | None,
+    'optim_wrapper.paramwise_cfg': dict | None,
+    'randomness.deterministic': bool,
+    'randomness.diff_rank_seed': bool,
+    'randomness.seed': int | None,
+}
+
+
+# No arguments of the class that is named, which hands them on.
+_FORWARDED = {'convert_to_iter_based': bool, 'keep_ratio': bool}
+
+
+def check_values(cfg: Config) -> None:
+    """Check keys, kinds and ranges of all values that the runner reads.
+
+    The default scope of the config must be in force.
+
+    Raises:
+        UserError: Names the first wrong key, its value, and what it must be.
+    """
+    for problem in problems_of(cfg.to_dict()):
+        raise UserError(f'config: {problem}')
+
+
+def check_scope(scope: Any) -> None:
+    """Raise unless ``default_scope`` is a package with registries."""
+    if scope == 'mmengine' or (isinstance(scope, str) and _has_registry(scope)):
+        return
+    known = (*_HOSTS, 'mmengine', 'hstpeft')
+    if scope in _HOSTS:
+        raise UserError(
+            f'config: default_scope {scope!r} is not installed: pip install {_HOSTS[scope]}'
+        )
+    raise UserError(
+        f'config: default_scope {scope!r} is no installed package with registries: '
+        f'{nearest(str(scope), known)}'
+    )
+
+
+def problems_of(cfg: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong in a config, a line each; see `check_values`."""
+    for part in parts_of(cfg):
+        if not part.key:
+            part = part._replace(options={key: cfg[key] for key in RUNNER_KEYS & cfg.keys()})
+        at = f'{part.key}.' if part.key else ''
+        for name, hint in _unread(part, cfg):
+            yield f'{at}{name} {part.options[name]!r} is read by nobody: {hint}'
+        for name, value, wanted in (*_misfits(part), *_no_choice(part, at), *out_of_range(part)):
+            yield f'{at}{name} {value!r} must be {wanted}'
+
+
+def _has_registry(scope: str) -> bool:
+    try:
+        return importlib.util.find_spec(f'{scope}.registry') is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _unread(part: Part, cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    known = known_keys(part, cfg)
+    if known is not None:
+        yield from ((name, nearest(name, known)) for name in part.options.keys() - known)
+        return
+    likely = {*resembling_keys(part), *_arguments_if_open(part)}
+    for name in part.options.keys() - likely:
+        if close := difflib.get_close_matches(name, likely, n=1, cutoff=0.84):
+            yield name, f"did you mean '{close[0]}'?"
+
+
+def _arguments_if_open(part: Part) -> Set[str]:
+    """List the arguments of a class that takes others too, and may use none of them."""
+    found = None if part.target is None else _signature(part.target)
+    return {*found.arguments, 'type', '_scope_'} if found and found.is_open else frozenset()
+
+
+def _signature(target: Any) -> Signature | None:
+    try:
+        return signature(target)
+    except (TypeError, ValueError):  # a built-in that tells nothing
+        return None
+
+
+def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
+    """Yield the options that do not fit the annotation of their argument."""
+    if part.target is None:
+        return
+    found = _signature(part.target)
+    arguments = found.arguments if found else {}
+    is_ours = part.target.__module__.startswith('hstpeft.')
+    for name, value in part.options.items():
+        if name in arguments and not fits(value, arguments[name], is_ours):
+            yield name, value, said(arguments[name])
+
+
+def _no_choice(part: Part, at: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the options without a class that are not of their kind, or none of their choices."""
+    for name, value in part.options.items():
+        kind = _KINDS.get(f'{at}{name}', _FORWARDED.get(name))
+        if kind is not None and not fits(value, Argument(kind, None), is_ours=True):
+            yield name, value, said(Argument(kind, None))
+        choices = _CHOICES.get(f'{at}{name}')
+        if choices is not None and value not in choices:
+            yield name, value, f'one of {", ".join(choices)}'
