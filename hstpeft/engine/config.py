@@ -60,8 +60,9 @@ def load_config(
     scope = (overrides or {}).get('default_scope', cfg.get('default_scope', 'mmpretrain'))
     check_scope(scope)
     init_default_scope(scope)
-    for key in overrides or {}:
-        check_override(cfg, key)
+    with safe_io():  # the checks look types up
+        for key in overrides or {}:
+            check_override(cfg, key)
     for key, value in (overrides or {}).items():
         _override(cfg, key, value)
     check_evaluated(cfg.to_dict())

@@ -23,6 +23,7 @@ from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
 from hstpeft.engine.lost import lost_process_named
 from hstpeft.engine.runner import CheckedRunner
+from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.settings import keep_seed
 
 
@@ -156,8 +157,9 @@ def build_runner(
             checkpoint cannot be read, the work folder cannot be written, a part cannot be built, or
             the heads do not fit the backbone's maps.
     """
-    check_values(cfg)
-    check_paths(cfg, loaders)
+    with safe_io():  # the checks look types up
+        check_values(cfg)
+        check_paths(cfg, loaders)
     if checkpoint is None and cfg.get('load_from'):
         checkpoint = load_checkpoint(cfg.load_from, trust)
     check_writable(cfg.work_dir, '--work-dir')

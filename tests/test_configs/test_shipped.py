@@ -92,7 +92,8 @@ def test_leaf_is_short(name):
 @each_leaf
 def test_our_types_carry_our_prefix(name):
     types = dict(walk(shipped(name).to_dict()))
-    bare = {where: kind for where, kind in types.items() if kind in OWN}
+    # Of this name there is mmcv's too, which is meant; ours takes its place in a loader.
+    bare = {w: kind for w, kind in types.items() if kind in OWN - {'LoadImageFromFile'}}
     assert not bare
     foreign = {kind for kind in types.values() if kind.startswith('hstpeft.')}
     assert foreign <= {f'hstpeft.{kind}' for kind in OWN}

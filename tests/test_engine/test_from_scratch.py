@@ -87,8 +87,8 @@ def test_everything_is_trained_and_saved(unbroken):
     parameters = {key for key in last if key != 'backbone._extra_state'}
     assert {key for key in parameters if not first[key].equal(last[key])} == parameters
     assert {'backbone.trunk.vit.pos_embed', 'backbone.trunk.vit.blocks.3.pos_embed'} <= parameters
-    trunk, _, words = decode_identity(last['backbone._extra_state'])
-    assert (trunk, words) == (RANDOM, 'FullTuner')
+    identity = decode_identity(last['backbone._extra_state'])
+    assert (identity.trunk, identity.words) == (RANDOM, 'FullTuner')
     delta = tiny.load(unbroken / 'delta.pth')
     assert tiny.same(dict(delta['state_dict']), last)
 

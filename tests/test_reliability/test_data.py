@@ -182,16 +182,12 @@ def test_D1_a_bad_file_of_a_dense_host_is_one_line(tmp_path, capsys, kind, worke
 
 def test_D1_a_mistake_of_a_dense_pipeline_is_not_blamed_on_the_mask(tmp_path):
     dataset = seg_dataset(write_masks(tmp_path / 'data'))
-    for mistake, error, said in (
-        (dict(reduce_zero_label=True), AssertionError, 'reduce_zero_label'),
-        (
-            dict(imdecode_backend='pilow'),
-            UserError,
-            "^imdecode_backend 'pilow' is unknown: did you ",
-        ),
+    for mistake, said in (
+        (dict(reduce_zero_label=True), '^config: .*: AssertionError: .*reduce_zero_label'),
+        (dict(imdecode_backend='pilow'), "^imdecode_backend 'pilow' is unknown: did you "),
     ):
         dataset['pipeline'] = [dict(type='mmseg.LoadAnnotations', **mistake)]
-        with pytest.raises(error, match=said):
+        with pytest.raises(UserError, match=said):
             build_runner(config(tmp_path / 'work', dataset)).train()
 
 

@@ -65,6 +65,7 @@ _BY_NAME: dict[Range, tuple[str, ...]] = {
     _LABEL: ('seg_pad_val',),
 }  # fmt: skip
 RANGES = {name: allowed for allowed, names in _BY_NAME.items() for name in names}
+_PACKAGES = ('hstpeft', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'timm', 'torch')
 # Their momentum or interval is another thing.
 _OTHERWISE = {
     'interval': ('model.',),
@@ -77,8 +78,11 @@ def out_of_range(part: Part) -> Iterator[tuple[str, Any, str]]:
     """Yield the options of a part that no run can mean: name, value and what they must be.
 
     Args:
-        part: Of a config; values that are no numbers are left to others.
+        part: Of a config; values that are no numbers are left to others, and so are the options of
+            the user's own classes, which may mean what they like.
     """
+    if part.target is not None and part.target.__module__.partition('.')[0] not in _PACKAGES:
+        return
     for name, value in part.options.items():
         numbers = [*_numbers(value)]
         if any(math.isnan(number) for number in numbers):

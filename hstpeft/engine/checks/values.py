@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import logging
 from collections.abc import Iterator, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -21,8 +22,6 @@ _CHOICES = {
     'env_cfg.mp_cfg.mp_start_method': ('fork', 'forkserver', 'spawn'),
     'env_cfg.dist_cfg.backend': ('cncl', 'gloo', 'hccl', 'mccl', 'mpi', 'nccl', 'smddp', 'ucc'),
 }
-
-
 _HOSTS = {
     'mmpretrain': 'onedl-mmpretrain',
     'mmseg': 'onedl-mmsegmentation',
@@ -42,8 +41,7 @@ _KINDS = {
     'randomness.diff_rank_seed': bool,
     'randomness.seed': int | None,
 }
-
-
+_REGISTRIES = ('registry', 'registry.py')
 # No arguments of the class that is named, which hands them on.
 _FORWARDED = {'convert_to_iter_based': bool, 'keep_ratio': bool}
 
@@ -88,10 +86,10 @@ def problems_of(cfg: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _has_registry(scope: str) -> bool:
-    try:
-        return importlib.util.find_spec(f'{scope}.registry') is not None
-    except (ImportError, ValueError):
-        return False
+    # The folder alone is looked at: to search within a package would import it, whosever it is.
+    spec = importlib.util.find_spec(scope) if scope.isidentifier() else None
+    folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    return any((folder / name).exists() for folder in folders for name in _REGISTRIES)
 
 
 def _unread(part: Part, cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
