@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from hstpeft.engine.checks.config import RUNNER_KEYS
+from hstpeft.engine.checks.config import RUNNER_KEYS, find_class
 from hstpeft.engine.checks.parts import Part, parts_of
 from hstpeft.engine.checks.plain import known_keys, resembling_keys
 from hstpeft.engine.checks.ranges import out_of_range
@@ -42,6 +43,8 @@ _KINDS = {
     'randomness.diff_rank_seed': bool,
     'randomness.seed': int | None,
 }
+# Another tool builds them, or a run of several processes.
+_BUILT_LATER = ('model_wrapper_cfg', 'test_dataloader', 'test_evaluator', 'val_dataloader')
 _REGISTRIES = ('registry', 'registry.py')
 # No arguments of the class that is named, which hands them on.
 _FORWARDED = {'convert_to_iter_based': bool, 'keep_ratio': bool}
@@ -82,7 +85,8 @@ def problems_of(cfg: Mapping[str, Any]) -> Iterator[str]:
         at = f'{part.key}.' if part.key else ''
         for name, hint in _unread(part, cfg):
             yield f'{at}{name} {part.options[name]!r} is read by nobody: {hint}'
-        for name, value, wanted in (*_misfits(part), *_no_choice(part, at), *out_of_range(part)):
+        found = _unknown(part), _misfits(part), _no_choice(part, at), out_of_range(part)
+        for name, value, wanted in itertools.chain(*found):
             yield f'{at}{name} {value!r} must be {wanted}'
 
 
@@ -102,6 +106,13 @@ def _unread(part: Part, cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name in part.options.keys() - likely:
         if close := difflib.get_close_matches(name, likely, n=1, cutoff=0.84):
             yield name, f"did you mean '{close[0]}'?"
+
+
+def _unknown(part: Part) -> Iterator[tuple[str, Any, str]]:
+    """Yield a type that nobody knows, of a part that a training does not build."""
+    kind = part.options.get('type')
+    if part.key.startswith(_BUILT_LATER) and isinstance(kind, str) and find_class(kind) is None:
+        yield 'type', kind, 'the name of a registered class'
 
 
 def _arguments_if_open(part: Part) -> Set[str]:

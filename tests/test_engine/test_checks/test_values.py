@@ -114,6 +114,8 @@ PROBLEMS = {
     'default_hooks.checkpoint.intervall': (1, "did you mean 'interval'"),
     'train_dataloader.num_workers': (-1, 'must be a whole number from 0'),
     'train_dataloader.batch_sise': (4, "did you mean 'batch_size'"),
+    'model_wrapper_cfg.type': ('hstpeft.DeviceAwareDPD', 'must be the name of a registered class'),
+    'test_dataloader.dataset.type': ('VTAB1x', 'must be the name of a registered class'),
 }
 
 
