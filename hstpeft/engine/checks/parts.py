@@ -34,8 +34,9 @@ class Part(NamedTuple):
 def parts_of(cfg: Mapping) -> Iterator[Part]:
     """Yield all mappings of a config that the runner reads, the config itself first."""
     yield Part('', cfg, Runner)
-    runner = inspect.signature(Runner).parameters
-    for key in runner.keys() & cfg.keys() - {'cfg'}:
+    # The last is read out of the config, and is no argument.
+    read = {*inspect.signature(Runner).parameters, 'model_wrapper_cfg'}
+    for key in read & cfg.keys() - {'cfg'}:
         yield from _below(key, cfg[key])
 
 
