@@ -1,4 +1,4 @@
-"""Hooks, optimiser and distributed parts; importing this registers them."""
+"""All that happens around a model while it trains; importing this registers its parts."""
 
 from hstpeft.engine.batches import ResumableBatches
 from hstpeft.engine.buffers import BufferSyncHook, sync_buffers
@@ -23,30 +23,30 @@ from hstpeft.engine.skipped import SkippedStepsHook
 from hstpeft.engine.unused import UnusedParametersHook
 
 __all__ = [
-    'sync_buffers',
-    'restarted',
-    'BufferSyncHook',
-    'UnusedParametersHook',
-    'SkippedStepsHook',
-    'FiniteNumbersHook',
     'BFloat16OptimWrapper',
+    'BufferSyncHook',
     'CheckpointGuardHook',
     'DataCheckHook',
     'DeltaHook',
     'DeltaOptimWrapperConstructor',
     'DeviceAwareDDP',
+    'FiniteNumbersHook',
     'InterruptHook',
     'ParameterTableHook',
     'RNGStateHook',
-    'SafeCheckpointHook',
-    'SealHook',
     'ResumableBatches',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'ResumeHook',
+    'SafeCheckpointHook',
+    'SealHook',
+    'SkippedStepsHook',
+    'UnusedParametersHook',
     'check_model',
     'end_process_group',
     'init_process_group',
     'latest_checkpoint',
+    'restarted',
     'seed_worker',
+    'sync_buffers',
 ]

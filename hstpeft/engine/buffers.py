@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from hstpeft.engine.optimisers import unwrapped
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.registry import HOOKS
 
 _STATISTICS = ('running_mean', 'running_var')
@@ -67,7 +67,7 @@ def sync_buffers(runner: Runner) -> None:
 
 
 def _models(runner: Runner) -> Iterator[nn.Module]:
-    yield unwrapped(runner)
+    yield unwrapped(runner.model)
     for hook in runner.hooks:
         if hasattr(hook, 'ema_model'):  # of mmengine's EMAHook and those made after it
             yield hook.ema_model.module

@@ -7,13 +7,13 @@ import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.identity import check_identity
 from hstpeft.delta.state import take_form
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.engine.signals import INTERRUPTED
 from hstpeft.engine.work_dir import NUMBERED
 from hstpeft.errors import UserError
@@ -41,7 +41,7 @@ class CheckpointGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint's keys and shapes with the model's."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         check_checkpoint(model, checkpoint, self.allow_new_head)
         checkpoint.get('meta', {}).pop('config', None)
 
@@ -93,7 +93,7 @@ class DeltaHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Save the delta of the last epoch."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if not any(key.endswith(EXTRA_STATE) for key in model.state_dict()):
             runner.logger.info('no delta: the model has no backbone of hstpeft')
             return

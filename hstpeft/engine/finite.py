@@ -13,7 +13,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hstpeft.engine.optimisers import before_each_step, shown, unwrapped
+from hstpeft.engine.distributed import unwrapped
+from hstpeft.engine.optimisers import before_each_step, shown
 from hstpeft.errors import NonFiniteError
 from hstpeft.registry import HOOKS
 
@@ -52,7 +53,7 @@ class FiniteNumbersHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at what training starts from; from now on at each step."""
-        model = unwrapped(runner)
+        model = unwrapped(runner.model)
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         bad = set(_not_finite(dict(model.named_parameters()))) & trainable
         if bad:
@@ -136,7 +137,7 @@ class FiniteNumbersHook(Hook):
                 break
         if not what:
             ids = {id(p) for p in parameters if not p.grad.isfinite().all()}
-            names = [n for n, p in unwrapped(self._runner).named_parameters() if id(p) in ids]
+            names = [n for n, p in unwrapped(self._runner.model).named_parameters() if id(p) in ids]
             what = f'the gradient of {shown(names)} is NaN or infinite'
         where = f'iteration {batch.iteration}'
         if isinstance(self._runner.train_loop, EpochBasedTrainLoop):

@@ -3,17 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
-
-
-def unwrapped(runner: Runner) -> nn.Module:
-    """Return the host's model without DDP around it."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def before_each_step(

@@ -6,10 +6,10 @@ from typing import Any
 
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.engine.loops import ResumableEpochLoop
 from hstpeft.engine.settings import record
 from hstpeft.engine.signals import INTERRUPTED
@@ -38,7 +38,7 @@ class ResumeHook(Hook):
         """
         self.gradients = {
             name: parameter.grad.detach().clone()
-            for name, parameter in _model(runner).named_parameters()
+            for name, parameter in unwrapped(runner.model).named_parameters()
             if parameter.grad is not None
         }
         if get_world_size() > 1:
@@ -68,7 +68,7 @@ class ResumeHook(Hook):
             set_aside(runner.work_dir, resumed)
         if not self._loaded or not resumed:
             return
-        parameters = dict(_model(runner).named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         for name, gradient in self._loaded.items():
             parameters[name].grad = gradient.to(parameters[name].device).clone()
         runner.logger.info('the pending gradients of the checkpoint are put back: none is lost')
@@ -105,7 +105,3 @@ def remove_interrupted(work_dir: str | Path, saved: str) -> None:
     """
     if NUMBERED.fullmatch(saved):
         Path(work_dir, INTERRUPTED).unlink(missing_ok=True)
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

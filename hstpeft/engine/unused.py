@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hstpeft.engine.optimisers import before_each_step, shown, unwrapped
+from hstpeft.engine.distributed import unwrapped
+from hstpeft.engine.optimisers import before_each_step, shown
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
@@ -39,7 +40,7 @@ class UnusedParametersHook(Hook):
         refuse = isinstance(model, DistributedDataParallel) and not (
             model.find_unused_parameters or model.static_graph
         )
-        names = {id(p): name for name, p in unwrapped(runner).named_parameters()}
+        names = {id(p): name for name, p in unwrapped(runner.model).named_parameters()}
         seen: set[int] = set()
 
         def look(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -71,7 +72,7 @@ def unused_parameters_named(runner: Runner) -> Iterator[None]:
     except RuntimeError as error:
         if 'Expected to have finished reduction in the prior iteration' not in str(error):
             raise
-        named = unwrapped(runner).named_parameters()
+        named = unwrapped(runner.model).named_parameters()
         trainable = [name for name, p in named if p.requires_grad]
         found = re.search(r'did not receive grad for rank \d+: ([\d ]+)', str(error))
         indices = map(int, found[1].split()) if found else ()
