@@ -1,5 +1,6 @@
 """Reading the files of others: nothing in them runs, and none takes more memory than it has bytes."""
 
+import logging
 import os
 import pickle
 import re
@@ -54,7 +55,9 @@ def read_torch(file: BinaryIO, what: str, allowed: Sequence = (), trust: bool = 
         UserError: The file is damaged, no torch file, or holds more than is allowed.
     """
     if trust:
-        print_log(f'{what} is trusted: it may run programs', logger='current', level=30)
+        print_log(
+            f'{what} is trusted: it may run programs', logger='current', level=logging.WARNING
+        )
     try:
         if seems := looks_like(file):
             raise ValueError(seems)

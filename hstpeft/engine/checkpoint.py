@@ -1,5 +1,6 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | Non
         try:
             return path, load_checkpoint(path)
         except UserError as error:
-            print_log(f'skipped: {error}', logger='current', level=30)
+            print_log(f'skipped: {error}', logger='current', level=logging.WARNING)
     if paths:
         raise UserError(f'none of the {len(paths)} checkpoints in {work_dir} can be read')
     return None

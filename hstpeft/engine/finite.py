@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hstpeft.engine.distributed import unwrapped
-from hstpeft.engine.optimisers import before_each_step, shown
-from hstpeft.errors import NonFiniteError
+from hstpeft.engine.steps import before_each_step
+from hstpeft.errors import NonFiniteError, join_first
 from hstpeft.registry import HOOKS
 
 _ADVICE = (
@@ -58,7 +58,7 @@ class FiniteNumbersHook(Hook):
         bad = set(_not_finite(dict(model.named_parameters()))) & trainable
         if bad:
             raise NonFiniteError(
-                f'{shown(sorted(bad))}: NaN or infinite before the first step: start from another '
+                f'{join_first(sorted(bad))}: NaN or infinite before the first step: start from another '
                 'checkpoint'
             )
         # Masks of a host, filled with -inf, are as they should be.
@@ -92,7 +92,7 @@ class FiniteNumbersHook(Hook):
         bad = [name for name in _not_finite(parts) if name not in self._from_the_start]
         if bad:
             raise NonFiniteError(
-                f'{shown(bad)}: NaN or infinite at iteration {runner.iter + 1}, so that this '
+                f'{join_first(bad)}: NaN or infinite at iteration {runner.iter + 1}, so that this '
                 f'checkpoint is not written and the last one stays: {_ADVICE}'
             )
 
@@ -138,7 +138,7 @@ class FiniteNumbersHook(Hook):
         if not what:
             ids = {id(p) for p in parameters if not p.grad.isfinite().all()}
             names = [n for n, p in unwrapped(self._runner.model).named_parameters() if id(p) in ids]
-            what = f'the gradient of {shown(names)} is NaN or infinite'
+            what = f'the gradient of {join_first(names)} is NaN or infinite'
         where = f'iteration {batch.iteration}'
         if isinstance(self._runner.train_loop, EpochBasedTrainLoop):
             where = f'epoch {self._runner.epoch + 1}, {where}'
@@ -146,10 +146,10 @@ class FiniteNumbersHook(Hook):
             where += f', rank {get_rank()}'
         pixels = _broken_images(self._data) if batch is self._batches[-1] else []
         if pixels:
-            where += f', where the pixels of {shown(pixels)} are NaN or infinite'
+            where += f', where the pixels of {join_first(pixels)} are NaN or infinite'
         return (
             f'{what} at {where}: the weights are those before this step, the last checkpoint stays. '
-            f'Images of the batch: {shown(batch.images) or "unknown"}. Remedy: {_ADVICE}'
+            f'Images of the batch: {join_first(batch.images) or "unknown"}. Remedy: {_ADVICE}'
         )
 
 

@@ -1,5 +1,6 @@
 """mmengine's training loops, which go on in the middle of a pass over the data."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -101,5 +102,5 @@ def _warn_of_other_data() -> None:
         '--resume: this train_dataloader cannot go on from a position: the data that follow are '
         'in another order or otherwise augmented than in an unbroken run',
         logger='current',
-        level=30,
+        level=logging.WARNING,
     )

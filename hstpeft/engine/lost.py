@@ -18,7 +18,7 @@ _WORDS = (
 
 
 @contextmanager
-def lost_process_named() -> Iterator[None]:
+def lost_process_explained() -> Iterator[None]:
     """Turn the error of a collective that another process did not join into a `LostProcessError`."""
     try:
         yield

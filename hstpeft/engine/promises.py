@@ -6,12 +6,12 @@ from contextlib import ExitStack, contextmanager
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from hstpeft.engine.checks.loaders import explained_batches
-from hstpeft.engine.lost import lost_process_named
+from hstpeft.engine.checks.loaders import batches_explained
+from hstpeft.engine.lost import lost_process_explained
 from hstpeft.engine.memory import memory_explained
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.saving import SealHook, atomic_writes, safe
-from hstpeft.engine.unused import unused_parameters_named
+from hstpeft.engine.saving import SealHook, atomic_writes, make_safe
+from hstpeft.engine.unused import unused_parameters_explained
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
@@ -39,7 +39,7 @@ def with_promised(hooks: Sequence[Hook | dict]) -> list[Hook | dict]:
     kinds = {kind if isinstance(kind, str) else f'hstpeft.{kind.__name__}' for kind in named}
     hooks = [*({'type': kind} for kind in PROMISED_HOOKS if kind not in kinds), *hooks]
     # The seal comes last: of hooks with one priority, mmengine calls first what it was given first.
-    return sorted(map(safe, hooks), key=_is_seal)
+    return sorted(map(make_safe, hooks), key=_is_seal)
 
 
 def _is_seal(hook: Hook | dict) -> bool:
@@ -58,8 +58,8 @@ def at_work(runner: Runner) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(safe_io())
         stack.enter_context(atomic_writes())
-        stack.enter_context(explained_batches())
+        stack.enter_context(batches_explained())
         stack.enter_context(memory_explained(runner))
-        stack.enter_context(lost_process_named())
-        stack.enter_context(unused_parameters_named(runner))
+        stack.enter_context(lost_process_explained())
+        stack.enter_context(unused_parameters_explained(runner))
         yield

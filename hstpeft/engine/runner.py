@@ -17,7 +17,7 @@ from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_file
 from hstpeft.engine.promises import at_work, with_promised
 from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.saving import safe
+from hstpeft.engine.saving import make_safe
 from hstpeft.engine.settings import check_resume
 from hstpeft.engine.signals import Interruption
 from hstpeft.errors import UserError
@@ -54,7 +54,7 @@ class CheckedRunner(Runner):
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks, with `SafeCheckpointHook` for mmengine's own."""
         hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(hooks or {})}
-        super().register_default_hooks({name: safe(hook) for name, hook in hooks.items()})
+        super().register_default_hooks({name: make_safe(hook) for name, hook in hooks.items()})
 
     def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
         """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""

@@ -8,12 +8,12 @@ import argparse
 import hashlib
 import importlib.util
 import inspect
+import logging
 import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
-from logging import WARNING
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, NoReturn
@@ -112,7 +112,7 @@ def load_from_https(
     path = download(address, root / hashlib.sha256(address.encode()).hexdigest()[:16], sha256)
     if sha256 is None:
         hint = f'{address}#sha256={sha256_of(path)}'
-        print_log(f'{address} is not pinned to a content: write {hint}', 'current', WARNING)
+        print_log(f'{address} is not pinned to a content: write {hint}', 'current', logging.WARNING)
     return read_plain(path)
 
 

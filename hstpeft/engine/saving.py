@@ -86,8 +86,8 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove_now({self.last_ckpt, *best.values()}, runner.logger.warning)
 
 
-def safe(hook: Any) -> Any:
-    """Return a hook's config with `SafeCheckpointHook` in the place of mmengine's own."""
+def make_safe(hook: Any) -> Any:
+    """Return a hook, with `SafeCheckpointHook` in place of the config of mmengine's own."""
     plain = isinstance(hook, Mapping) and hook.get('type') in _PLAIN
     return {**hook, 'type': 'hstpeft.SafeCheckpointHook'} if plain else hook
 

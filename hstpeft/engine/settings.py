@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -119,7 +120,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
         print_log(
             f'--resume: {path} has no record of its settings, so they are not compared',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
         return
     found = changes(before, record(cfg))
@@ -133,7 +134,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
         print_log(
             f'--resume: {change}: it is taken, so the result is not that of the unbroken run',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
 
 

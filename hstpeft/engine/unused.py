@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hstpeft.engine.distributed import unwrapped
-from hstpeft.engine.optimisers import before_each_step, shown
-from hstpeft.errors import UserError
+from hstpeft.engine.steps import before_each_step
+from hstpeft.errors import UserError, join_first
 from hstpeft.registry import HOOKS
 
 _NO_GRADIENT = 'trainable, but without a gradient, since no loss depends on it'
@@ -52,9 +52,9 @@ class UnusedParametersHook(Hook):
                 names.get(id(p), '?') for p in parameters if p.requires_grad and p.grad is None
             ]
             if unused and refuse:
-                raise UserError(f'{shown(unused)}: {_NO_GRADIENT}: {_REMEDY}')
+                raise UserError(f'{join_first(unused)}: {_NO_GRADIENT}: {_REMEDY}')
             if unused:
-                runner.logger.warning(f'{shown(unused)}: {_NO_GRADIENT}: stays as it is')
+                runner.logger.warning(f'{join_first(unused)}: {_NO_GRADIENT}: stays as it is')
 
         self._handles = before_each_step(runner, look)
 
@@ -65,7 +65,7 @@ class UnusedParametersHook(Hook):
 
 
 @contextmanager
-def unused_parameters_named(runner: Runner) -> Iterator[None]:
+def unused_parameters_explained(runner: Runner) -> Iterator[None]:
     """Say DDP's own error about parameters without gradient with names, should it come first."""
     try:
         yield
@@ -77,4 +77,6 @@ def unused_parameters_named(runner: Runner) -> Iterator[None]:
         found = re.search(r'did not receive grad for rank \d+: ([\d ]+)', str(error))
         indices = map(int, found[1].split()) if found else ()
         unused = [trainable[index] for index in indices]
-        raise UserError(f'{shown(unused) or "a parameter"}: {_NO_GRADIENT}: {_REMEDY}') from error
+        raise UserError(
+            f'{join_first(unused) or "a parameter"}: {_NO_GRADIENT}: {_REMEDY}'
+        ) from error

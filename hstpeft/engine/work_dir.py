@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -48,7 +49,7 @@ def locked(work_dir: str | Path) -> Iterator[None]:
                     f'({file.read().strip()}): wait for it, or take another folder'
                 ) from None
             # Some shared file systems have no locks at all.
-            print_log(f'{path} cannot be locked: {error}', logger='current', level=30)
+            print_log(f'{path} cannot be locked: {error}', logger='current', level=logging.WARNING)
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
         file.flush()

@@ -2,6 +2,7 @@
 
 import difflib
 import linecache
+import logging
 import re
 import textwrap
 import traceback
@@ -63,7 +64,7 @@ def one_line_until(
         if has_begun():
             raise
         if _WORKER in str(error):  # of a loader's worker: what went wrong there must be seen
-            print_log(str(error), logger='current', level=40)
+            print_log(str(error), logger='current', level=logging.ERROR)
         raise UserError(explain(error, cfg, model())) from error
 
 

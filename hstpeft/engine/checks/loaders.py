@@ -59,7 +59,7 @@ def check_none_empty(name: str, dataset: Any) -> None:
 
 
 @contextmanager
-def explained_batches() -> Iterator[None]:
+def batches_explained() -> Iterator[None]:
     """Say what an error means that a loader, or a batch of it, causes while a runner works.
 
     Raises:

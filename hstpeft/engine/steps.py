@@ -1,4 +1,4 @@
-"""What the hooks that look at steps of an optimiser share."""
+"""The steps of the optimisers of a run, for hooks that look at them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,16 @@ from torch.utils.hooks import RemovableHandle
 def before_each_step(
     runner: Runner, look: Callable[[Optimizer, Any, Any], None]
 ) -> list[RemovableHandle]:
-    """Call a function with the optimiser before each step that it takes, for every one of a run.
+    """Call a function before each step of each optimiser of a run.
 
     Args:
         runner: One whose optimisers are built.
-        look: Takes the optimiser, and the arguments of ``step``. Gradients are reduced, unscaled
-            and clipped then; what it raises leaves the weights as they are.
+        look: Takes the optimiser, and the arguments of ``step``. By then gradients are reduced,
+            unscaled and clipped; what it raises leaves the weights as they are.
+
+    Returns:
+        A handle for each optimiser, to be removed after training.
     """
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [each.optimizer.register_step_pre_hook(look) for each in wrappers]
-
-
-def shown(names: list[str], most: int = 3) -> str:
-    """List the first of some names, and how many more there are."""
-    rest = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + rest
