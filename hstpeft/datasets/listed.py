@@ -17,15 +17,15 @@ _SHOWN = 5
 class ListedImages(BaseDataset):
     """Images and labels from a list file; a mistake in it is named by file and line.
 
-    What may be meant is a line in the log: a file that is listed several times with the same label,
-    and a class without any training image.
+    What may be intended is only logged: a file that is listed several times with the same label, and a
+    class without any training image.
 
     Args:
         data_root: Folder that the list file and the image paths are relative to.
         ann_file: List file.
         num_classes: Labels must be in 0..num_classes - 1.
-        pipeline: Transforms, starting with ``LoadImageFromFile``, in whose place
-            `hstpeft.LoadImageFromFile` stands here.
+        pipeline: Transforms, starting with ``LoadImageFromFile``, which `hstpeft.LoadImageFromFile`
+            replaces.
         test_mode: Whether this is for testing.
         on_bad_image: ``error`` names the file when it is met; ``skip`` reads every image once at
             the start, leaves the bad ones out and says how many. An image is bad that is missing,

@@ -73,7 +73,7 @@ def hash_description(description: Mapping[str, Any]) -> str:
     """Hash a nested description of plain values.
 
     Names are sorted, and what is falsy is left out at every level: an option that is added later,
-    with a falsy neutral value, leaves the hashes of before alone.
+    with a falsy neutral value, leaves earlier hashes alone.
 
     Returns:
         A sha256 as 64 hexadecimal digits.

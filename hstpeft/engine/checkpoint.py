@@ -54,6 +54,9 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
         model: The host's model.
         checkpoint: Changed in place when its head is dropped.
         allow_new_head: Whether the head may differ.
+
+    Raises:
+        UserError: Trunk, tuner, neck or head are others; names what differs.
     """
     given = checkpoint['state_dict']
     own = model.state_dict()
@@ -115,8 +118,7 @@ class DeltaHook(Hook):
 def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest training checkpoint of a work folder that can be read.
 
-    That of an interruption is newer than all others. A file that a kill or a full disk left
-    incomplete is skipped, and said so.
+    That of an interruption is newer than all others. A damaged file is skipped with a warning.
 
     Returns:
         Its path and what it holds, or None if there is no checkpoint at all.

@@ -25,7 +25,7 @@ _ADVICE = (
 
 
 class _Batch(NamedTuple):
-    """What an iteration computed since the last step: where it is logged, and its losses."""
+    """An iteration since the last step of the optimiser: its number, its images and its losses."""
 
     iteration: int
     images: list[str]
@@ -37,9 +37,9 @@ class FiniteNumbersHook(Hook):
     """Stop training before a step whose losses or gradients are NaN or infinite.
 
     All losses since the last step and all gradients are looked at together, so that a GPU is
-    waited for once a step. Under float16 loss scaling an infinite gradient is the scaler's matter,
-    and `SkippedStepsHook`'s; a loss is not. A checkpoint or a delta with such a weight is not
-    written: it is what a step of too high a rate leaves behind.
+    waited for once a step. Under float16 loss scaling infinite gradients are left to the scaler and
+    `SkippedStepsHook`; infinite losses are not. Nor is a checkpoint or a delta written whose weights
+    are not finite, as they are after a step of too high a rate.
     """
 
     priority = 'VERY_HIGH'
@@ -52,7 +52,7 @@ class FiniteNumbersHook(Hook):
         self._from_the_start: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Look at what training starts from; from now on at each step."""
+        """Look at the weights that training starts from, and from now on at each step."""
         model = unwrapped(runner.model)
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         bad = set(_not_finite(dict(model.named_parameters()))) & trainable
@@ -61,7 +61,7 @@ class FiniteNumbersHook(Hook):
                 f'{join_first(sorted(bad))}: NaN or infinite before the first step: start from another '
                 'checkpoint'
             )
-        # Masks of a host, filled with -inf, are as they should be.
+        # A host's masks may be filled with -inf on purpose.
         self._from_the_start = set(_not_finite({'state_dict': model.state_dict()}))
         self._runner = runner
         self._handles = before_each_step(runner, self._look)
@@ -74,7 +74,7 @@ class FiniteNumbersHook(Hook):
         self._handles, self._runner, self._data = [], None, None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note which images the losses to come are of."""
+        """Note the images that the next losses belong to."""
         self._data = data_batch
         self._batches.append(_Batch(runner.iter + 1, _image_paths(data_batch), {}))
 
@@ -115,7 +115,7 @@ class FiniteNumbersHook(Hook):
         """Raise if a loss since the last step, or one of these gradients, is not finite."""
         values = [loss for batch in self._batches for loss in batch.losses.values()]
         if parameters:
-            # Of squares, for that is quickest by far; they may overflow where nothing else does.
+            # The norm of squares is the quickest by far; they may overflow though no gradient does.
             values.append(get_total_norm([p.grad for p in parameters]))
         if values:
             together = torch.stack([value.to(values[-1].device, torch.float64) for value in values])

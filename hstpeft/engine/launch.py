@@ -137,13 +137,14 @@ def build_runner(
         cfg: Config of the run.
         loaders: The data loaders that the run uses: their paths are looked up first of all.
         checkpoint: What ``cfg.load_from`` holds, if it has been read; else it is read here. The
-            runner loads that object: the file is read once.
+            runner takes it over, so that the file is read once.
         trust: The user vouches for ``cfg.load_from``.
 
     Raises:
         UserError: A key or value of the config is wrong, a path of the data does not exist, the
             checkpoint cannot be read, the work folder cannot be written, a part cannot be built, or
             the heads do not fit the backbone's maps.
+        LostProcessError: Another process of the job died before all had found each other.
     """
     with safe_io():  # the checks look types up
         check_values(cfg)

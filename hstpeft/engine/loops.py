@@ -18,7 +18,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     """Epoch-based training that goes on from a checkpoint within an epoch.
 
     Attributes:
-        epoch_begin: The iteration at which the epoch that runs, or comes next, began.
+        epoch_begin: The iteration at which the current epoch began, or the next one begins.
+        skipped: Batches of the current epoch that were trained on before the checkpoint.
     """
 
     epoch_begin = 0
@@ -90,7 +91,7 @@ class EndlessBatches:
             batches = self.loader.batch_sampler
             batches.start(batches.epoch + 1)
             self.iterator = iter(self.loader)
-        raise StopIteration  # a loader of no batches
+        raise StopIteration  # a loader without batches
 
     def close(self) -> None:
         """Let the loader's workers end."""

@@ -1,4 +1,4 @@
-"""Processes of a distributed job that die or hang."""
+"""Errors that mean: another process of the job has died or hangs."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,11 @@ _WORDS = (
 
 @contextmanager
 def lost_process_explained() -> Iterator[None]:
-    """Turn the error of a collective that another process did not join into a `LostProcessError`."""
+    """Turn the error of a collective that another process did not join into one line.
+
+    Raises:
+        LostProcessError: Names the process, where there is only one other.
+    """
     try:
         yield
     except RuntimeError as error:

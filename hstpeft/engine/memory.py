@@ -15,10 +15,13 @@ _WORDS = ("can't allocate memory", 'out of memory', 'CUBLAS_STATUS_ALLOC_FAILED'
 
 @contextmanager
 def memory_explained(runner: Runner) -> Iterator[None]:
-    """Turn the errors of allocators into a `UserError` that says what may help.
+    """Turn the errors of allocators into one line that says what may help.
 
     Args:
-        runner: At work.
+        runner: Its loaders' batch sizes are named.
+
+    Raises:
+        UserError: Memory ran out, on a GPU or the CPU.
     """
     try:
         yield
@@ -41,7 +44,7 @@ def memory_explained(runner: Runner) -> Iterator[None]:
 
 
 def _peak() -> tuple[int, str]:
-    """Return the most bytes that were in use so far, and where."""
+    """Return the peak of the memory in use, in bytes, and on which device."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
     import resource  # there is none on Windows

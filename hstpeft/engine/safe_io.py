@@ -1,6 +1,6 @@
-"""One context within which mmengine and the hosts run no code out of a file.
+"""One context within which mmengine and the hosts run no code from a file.
 
-Left alone, mmengine unpickles a checkpoint that it cannot read safely, reads YAML with tags that call
+By itself mmengine unpickles a checkpoint that it cannot read safely, reads YAML with tags that call
 functions, unpickles annotations, and builds whatever `type` a config names, `os.system` too.
 """
 
@@ -45,14 +45,14 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
     """Let no file run code through mmengine or a host, for as long as this is entered.
 
     * Checkpoints (``init_cfg=dict(type='Pretrained', ...)`` too) are read by ``read``, or downloaded
-      over https and read by `read_plain`; whoever else calls `torch.load` gets plain data or an error,
-      whatever he asks for.
+      over https and read by `read_plain`; any other call of `torch.load` gets plain data or an error,
+      whatever it asks for.
     * YAML is plain data; pickles are refused.
     * A `type` that no registry knows is looked up by `find_by_path`, which runs nothing; its scope is
       imported by `import_installed`.
 
-    The settings are those of the process. What was before comes back at the end, so that one may be
-    entered within another.
+    The settings hold for the whole process. The previous ones are restored on leaving, so that one may
+    be entered within another.
 
     Args:
         read: Reads local checkpoints; default: `read_plain`.
@@ -65,7 +65,7 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_readers(readers))
         stack.enter_context(_items(file_handlers, handlers))
-        # By which mmengine reads what the tables behind `torchvision://` and the like name.
+        # The function that `torchvision://` and other tables of addresses end in.
         stack.enter_context(_items(vars(checkpoints), {'load_from_http': load_from_https}))
         search = {'get_object_from_string': find_by_path, 'import_module': import_installed}
         stack.enter_context(_items(vars(registries), search))
@@ -101,8 +101,11 @@ def load_from_https(
 ) -> Any:
     """Stand in for mmengine's download of checkpoints.
 
-    ``https://HOST/FILE#sha256=DIGEST`` names the content; without it the server is believed, and
-    said so.
+    ``https://HOST/FILE#sha256=DIGEST`` names the content; without it the server is trusted, with a
+    warning.
+
+    Raises:
+        UserError: The file cannot be downloaded, is another one, or holds more than plain data.
     """
     address, _, fragment = url.partition('#')
     sha256 = fragment.removeprefix('sha256=') if fragment else None
@@ -177,7 +180,7 @@ class _PlainYaml(YamlHandler):
 
 
 class _NoPickle(PickleHandler):
-    """Pickles are written, and not read."""
+    """Pickles, which may be written but not read."""
 
     def load_from_fileobj(self, file: IO, **kwargs: Any) -> NoReturn:
         """Refuse."""
@@ -205,7 +208,7 @@ def _register(readers: Mapping[str, Reader]) -> None:
 
 @contextmanager
 def _items(mapping: MutableMapping, items: Mapping) -> Iterator[None]:
-    """Set items of a mapping, and put back what was there."""
+    """Set items of a mapping, and put back afterwards what was there."""
     before = {key: mapping[key] for key in items if key in mapping}
     mapping.update(items)
     try:

@@ -15,12 +15,12 @@ from hstpeft.registry import HOOKS
 
 @HOOKS.register_module()
 class SkippedStepsHook(Hook):
-    """Count the steps that float16 loss scaling skips, say so, and stop when nothing else happens.
+    """Count and log the steps that float16 loss scaling skips; end the run if it takes none any more.
 
     A skip now and then is how the scaler finds its scale. For runs with one optimiser.
 
     Args:
-        max_in_row: So many skipped steps one after another end the run.
+        max_in_row: This many skipped steps in a row end the run.
     """
 
     def __init__(self, max_in_row: int = 20) -> None:
@@ -32,7 +32,7 @@ class SkippedStepsHook(Hook):
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
-        """From now on notice each step, if there is a scaler."""
+        """Watch the steps, if there is a scaler."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapperDict) and hasattr(wrapper, 'loss_scaler'):
             self._handles = before_each_step(runner, self._notice)

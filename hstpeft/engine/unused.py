@@ -25,17 +25,17 @@ _REMEDY = (
 
 @HOOKS.register_module()
 class UnusedParametersHook(Hook):
-    """Name trainable parameters without gradient: refused where DDP would stall, else warned of.
+    """Name trainable parameters without a gradient: an error where DDP would stall, else a warning.
 
-    DDP does not reduce what shares a bucket with such a parameter, and ends in the next forward
-    pass with indices in place of names.
+    DDP does not reduce what shares a bucket with such a parameter, and fails in the next forward
+    pass with an error that gives indices instead of names.
     """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Look at the first step of one process, and at every step of several."""
+        """Look at the first step of each optimiser; at every step where DDP would stall."""
         model = runner.model
         refuse = isinstance(model, DistributedDataParallel) and not (
             model.find_unused_parameters or model.static_graph
@@ -66,7 +66,11 @@ class UnusedParametersHook(Hook):
 
 @contextmanager
 def unused_parameters_explained(runner: Runner) -> Iterator[None]:
-    """Say DDP's own error about parameters without gradient with names, should it come first."""
+    """Put names into DDP's own error about parameters without a gradient, should it come first.
+
+    Raises:
+        UserError: Names the parameters.
+    """
     try:
         yield
     except RuntimeError as error:
