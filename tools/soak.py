@@ -9,7 +9,7 @@ corruptions  A delta is damaged, as .pth and as .safetensors (so many of each): 
 configs      A config of one of the three tasks is made wrong: one line must say so before training.
 
 A part with 0 is left out. The seed decides all trials but for the moments that the clock decides. The
-exit status is 1 if a trial failed; its files are then in the work folder, its story in the JSON.
+exit status is 1 if a trial failed; its files are then in the work folder, and the JSON tells what happened.
 """
 
 import argparse

@@ -8,7 +8,7 @@ from hstpeft.engine.distributed import unwrapped
 
 
 def check_model(model: nn.Module) -> None:
-    """Check a host's model, wrapped for several processes or not, before its first use.
+    """Check a host's model, with DDP around it or not, before its first use.
 
     Raises:
         UserError: What reads the maps does not fit them; see `check_channels`.

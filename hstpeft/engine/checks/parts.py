@@ -56,12 +56,13 @@ def _target(key: str, options: Mapping) -> Any:
         return DataLoader
     kind = options.get('type', _default_type(key, options))
     if isinstance(kind, str):
-        return only_class(kind, DefaultScope.get_current_instance() and _scope())
+        return only_class(kind, _scope())
     return kind if callable(kind) else None
 
 
-def _scope() -> str:
-    return DefaultScope.get_current_instance().scope_name
+def _scope() -> str | None:
+    current = DefaultScope.get_current_instance()
+    return None if current is None else current.scope_name
 
 
 def _default_type(key: str, options: Mapping) -> str | None:
@@ -82,7 +83,7 @@ def only_class(kind: str, scope: str | None) -> Any:
 
     Args:
         kind: e.g. ``mmseg.FPNHead``.
-        scope: Where a name without prefix is looked up; it is in force already.
+        scope: The default scope, which is in force already; part of the cache's key.
     """
     found = []
     for name in dir(root):
