@@ -26,7 +26,7 @@ from hstpeft.engine.launch import (
     is_first_process,
     prepare,
 )
-from hstpeft.engine.work_dir import empty, locked, set_aside
+from hstpeft.engine.resume.work_dir import empty, locked, set_aside
 from hstpeft.errors import UserError, one_line_errors
 
 LOADERS = ('train_dataloader', 'val_dataloader')

@@ -15,8 +15,8 @@ from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_de
 from hstpeft.delta.identity import check_identity
 from hstpeft.delta.state import take_form
 from hstpeft.engine.distributed import unwrapped
-from hstpeft.engine.signals import INTERRUPTED
-from hstpeft.engine.work_dir import NUMBERED
+from hstpeft.engine.resume.signals import INTERRUPTED
+from hstpeft.engine.resume.work_dir import NUMBERED
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 

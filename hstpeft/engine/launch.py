@@ -19,10 +19,10 @@ from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.checks.values import check_values
 from hstpeft.engine.distributed import init_process_group
-from hstpeft.engine.lost import lost_process_explained
+from hstpeft.engine.faults.lost import lost_process_explained
+from hstpeft.engine.resume.settings import keep_seed
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.settings import keep_seed
 
 
 class OptionAction(DictAction):

@@ -7,11 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from hstpeft.engine.checks.loaders import batches_explained
-from hstpeft.engine.lost import lost_process_explained
-from hstpeft.engine.memory import memory_explained
+from hstpeft.engine.faults.lost import lost_process_explained
+from hstpeft.engine.faults.memory import memory_explained
+from hstpeft.engine.faults.unused import unused_parameters_explained
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import SealHook, atomic_writes, make_safe
-from hstpeft.engine.unused import unused_parameters_explained
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',

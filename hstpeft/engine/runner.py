@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
-from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
+from hstpeft.engine.resume.batches import ResumableBatches, make_resumable, seed_samples
+from hstpeft.engine.resume.settings import check_resume
+from hstpeft.engine.resume.signals import Interruption
+from hstpeft.engine.resume.state import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import make_safe
-from hstpeft.engine.settings import check_resume
-from hstpeft.engine.signals import Interruption
 from hstpeft.errors import UserError
 
 _LOOPS = {

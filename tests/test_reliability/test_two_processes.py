@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hstpeft.engine import init_process_group
-from hstpeft.engine.unused import unused_parameters_explained
+from hstpeft.engine.faults.unused import unused_parameters_explained
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.launchers import finish, start

@@ -9,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hstpeft.engine.batches import ResumableBatches
+from hstpeft.engine.resume.batches import ResumableBatches
 from hstpeft.registry import LOOPS
 
 

@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hstpeft.engine.steps import before_each_step
+from hstpeft.engine.faults.steps import before_each_step
 from hstpeft.errors import NonFiniteError, check_least
 from hstpeft.registry import HOOKS
 

@@ -10,10 +10,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from hstpeft.engine.distributed import unwrapped
-from hstpeft.engine.loops import ResumableEpochLoop
-from hstpeft.engine.settings import record
-from hstpeft.engine.signals import INTERRUPTED
-from hstpeft.engine.work_dir import NUMBERED, set_aside
+from hstpeft.engine.resume.loops import ResumableEpochLoop
+from hstpeft.engine.resume.settings import record
+from hstpeft.engine.resume.signals import INTERRUPTED
+from hstpeft.engine.resume.work_dir import NUMBERED, set_aside
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 

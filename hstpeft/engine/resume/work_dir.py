@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from hstpeft.delta.writing import check_writable
-from hstpeft.engine.signals import INTERRUPTED
+from hstpeft.engine.resume.signals import INTERRUPTED
 from hstpeft.errors import UserError
 
 LOCK = 'training.lock'

@@ -9,7 +9,7 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
-from hstpeft.engine.rng import cpu_random_state_kept, derive_seed, seed_cpu
+from hstpeft.engine.resume.rng import cpu_random_state_kept, derive_seed, seed_cpu
 from hstpeft.registry import DATA_SAMPLERS
 
 

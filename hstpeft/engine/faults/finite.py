@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hstpeft.engine.distributed import unwrapped
-from hstpeft.engine.steps import before_each_step
+from hstpeft.engine.faults.steps import before_each_step
 from hstpeft.errors import NonFiniteError, join_first
 from hstpeft.registry import HOOKS
 
