@@ -28,7 +28,7 @@ _RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', INTERRUPTED, 'last_checkp
 def locked(work_dir: str | Path) -> Iterator[None]:
     """Hold the lock of a work folder, which is made if need be; the kernel frees it however we die.
 
-    It keeps out other trainings, and nobody who reads or tests.
+    It keeps out other trainings only: reading and testing go on.
 
     Raises:
         UserError: Another training holds it, or the folder cannot be written.
