@@ -6,32 +6,26 @@ functions, unpickles annotations, and builds whatever `type` a config names, `os
 
 import argparse
 import hashlib
-import importlib.util
-import inspect
 import logging
 import os
 import sys
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, NoReturn
 
-import torch
 import yaml
-from mmengine import registry
 from mmengine.fileio.handlers import PickleHandler, YamlHandler, file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
 
 from hstpeft.compat import checkpoint_schemes
 from hstpeft.delta.plain import plain_classes
 from hstpeft.delta.reading import open_source, read_torch
+from hstpeft.engine.lookup import find_by_path, import_installed
 from hstpeft.errors import UserError
 from hstpeft.fetch import download, sha256_of
 
@@ -117,53 +111,6 @@ def load_from_https(
         hint = f'{address}#sha256={sha256_of(path)}'
         print_log(f'{address} is not pinned to a content: write {hint}', 'current', logging.WARNING)
     return read_plain(path)
-
-
-def find_by_path(name: str) -> Any:
-    """Find what a `type` names by its path in Python, if a config may build that.
-
-    Nothing is imported: mmengine's own search imports any module and takes any function.
-
-    Args:
-        name: e.g. ``torch.nn.GELU``, or ``mmengine.hooks.EMAHook``.
-
-    Returns:
-        A module or an optimiser of torch, or what is registered; else None.
-    """
-    parts = name.split('.')
-    found = None
-    for end in range(len(parts) - 1, 0, -1):
-        found = sys.modules.get('.'.join(parts[:end]))
-        if found is not None:
-            for part in parts[end:]:
-                found = getattr(found, part, None)
-            break
-    if name.startswith(('torch.nn.', 'torch.optim.')) and inspect.isclass(found):
-        return found if issubclass(found, (nn.Module, torch.optim.Optimizer)) else None
-    roots = [item for item in vars(registry).values() if isinstance(item, Registry)]
-    return found if any(found is item for item in _registered(roots)) else None
-
-
-def import_installed(name: str) -> ModuleType:
-    """Import a module for mmengine, which takes the first part of every `type` for a package.
-
-    Raises:
-        ImportError: It belongs to no installed package and to none that is in use: a folder that
-            happens to lie on Python's path.
-    """
-    package = name.partition('.')[0]
-    if package not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        homes = [Path(sysconfig.get_path(kind)).resolve() for kind in ('purelib', 'platlib')]
-        if spec is None or not spec.origin or Path(spec.origin).resolve().parents[1] not in homes:
-            raise ImportError(f'{package} is no installed package')
-    return importlib.import_module(name)
-
-
-def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
-    for item in registries:
-        yield from item.module_dict.values()
-        yield from _registered(item.children.values())
 
 
 class _PlainYaml(YamlHandler):
