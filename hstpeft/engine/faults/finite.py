@@ -40,6 +40,9 @@ class FiniteNumbersHook(Hook):
     waited for once a step. Under float16 loss scaling infinite gradients are left to the scaler and
     `SkippedStepsHook`; infinite losses are not. Nor is a checkpoint or a delta written whose weights
     are not finite, as they are after a step of too high a rate.
+
+    Raises:
+        NonFiniteError: Names the loss, gradient or weight, and the images of the batch.
     """
 
     priority = 'VERY_HIGH'

@@ -1,5 +1,6 @@
 """Out of memory, in words that help."""
 
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,6 @@ def _peak() -> tuple[int, str]:
     """Return the peak of the memory in use, in bytes, and on which device."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
-    import resource  # there is none on Windows
-
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == 'darwin' else 1024), 'the CPU'
 

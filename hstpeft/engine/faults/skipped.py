@@ -21,6 +21,9 @@ class SkippedStepsHook(Hook):
 
     Args:
         max_in_row: This many skipped steps in a row end the run.
+
+    Raises:
+        NonFiniteError: So many have been skipped.
     """
 
     def __init__(self, max_in_row: int = 20) -> None:

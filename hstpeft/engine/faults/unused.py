@@ -29,6 +29,9 @@ class UnusedParametersHook(Hook):
 
     DDP does not reduce what shares a bucket with such a parameter, and fails in the next forward
     pass with an error that gives indices instead of names.
+
+    Raises:
+        UserError: Names the parameters.
     """
 
     def __init__(self) -> None:
