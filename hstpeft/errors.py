@@ -1,4 +1,4 @@
-"""The one exception that means: the user can fix this; and the checks that raise it most."""
+"""The one exception that means: the user can fix this; its wording, and the checks that raise it most."""
 
 import contextlib
 import difflib
@@ -43,8 +43,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{close[0]}'?"
-    shown = ', '.join(known[:20])
-    return f'known: {shown}' + (f' and {len(known) - 20} more' if len(known) > 20 else '')
+    return f'known: {join_first(known, 20)}'
+
+
+def join_first(names: Sequence[str], most: int = 3) -> str:
+    """List the first of some names for a message, and say how many more there are."""
+    rest = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + rest
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from hstpeft.apis import init_model
 from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.merge import merge as merge_model
 from hstpeft.delta.writing import write_file
-from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust, check_config
+from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust
 from hstpeft.errors import UserError, one_line_errors
 
 
@@ -71,9 +71,13 @@ def merge(options: argparse.Namespace) -> None:
     """Fold a delta into its trunk, prove it on random images, and write the trunk."""
     if options.output.suffix != '.safetensors':
         raise UserError(f'OUT {options.output} must end in .safetensors')
-    check_config(options)
     model = init_model(
-        options.config, options.file, 'cpu', options.cfg_options, trust=options.trust_checkpoint
+        options.config,
+        options.file,
+        'cpu',
+        options.cfg_options,
+        safe_config=options.safe_config,
+        trust=options.trust_checkpoint,
     )
     trunk, merged = merge_model(model)
     # Frozen as the merged one is: what is compared is the fold, not two kernels.

@@ -4,6 +4,7 @@ python tools/train.py CONFIG [--resume [auto|must|CHECKPOINT]] [--bf16] [--dry-r
 """
 
 import argparse
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from hstpeft.engine.launch import (
     is_first_process,
     prepare,
 )
-from hstpeft.engine.work_dir import empty, locked, set_aside
+from hstpeft.engine.resume.work_dir import empty, locked, set_aside
 from hstpeft.errors import UserError, one_line_errors
 
 LOADERS = ('train_dataloader', 'val_dataloader')
@@ -137,7 +138,7 @@ def resume_from(cfg: Config, choice: str | None) -> dict[str, Any] | None:
     if choice == 'auto':
         print_log(
             f'--resume: no checkpoint in {cfg.work_dir}, so training starts from scratch',
-            level=30,
+            level=logging.WARNING,
         )
     may_restart = int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) > 0
     if may_restart and choice in (None, 'auto') and is_first_process(cfg.launcher):

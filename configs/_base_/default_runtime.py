@@ -1,6 +1,7 @@
 # What every host and every schedule shares; default_hooks and log_processor are the schedule's, which
 # knows whether it counts epochs or iterations.
 default_scope = 'mmpretrain'
+# `PROMISED_HOOKS` of our own runner, for those who train with a host's tools; a test compares them.
 custom_hooks = [
     dict(type='hstpeft.CheckpointGuardHook'),
     dict(type='hstpeft.RNGStateHook'),

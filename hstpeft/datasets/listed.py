@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
 from hstpeft.datasets.loading import MAX_PIXELS, LoadImageFromFile, name_files
-from hstpeft.errors import UserError, check_choice, check_rate
+from hstpeft.errors import UserError, check_choice, check_rate, join_first
 
 BAD_IMAGE_POLICIES = ('error', 'skip')
 _SHOWN = 5
@@ -17,15 +17,15 @@ _SHOWN = 5
 class ListedImages(BaseDataset):
     """Images and labels from a list file; a mistake in it is named by file and line.
 
-    What may be meant is a line in the log: a file that is listed several times with the same label,
-    and a class without any training image.
+    What may be intended is only logged: a file that is listed several times with the same label, and a
+    class without any training image.
 
     Args:
         data_root: Folder that the list file and the image paths are relative to.
         ann_file: List file.
         num_classes: Labels must be in 0..num_classes - 1.
-        pipeline: Transforms, starting with ``LoadImageFromFile``, in whose place
-            `hstpeft.LoadImageFromFile` stands here.
+        pipeline: Transforms, starting with ``LoadImageFromFile``, which `hstpeft.LoadImageFromFile`
+            replaces.
         test_mode: Whether this is for testing.
         on_bad_image: ``error`` names the file when it is met; ``skip`` reads every image once at
             the start, leaves the bad ones out and says how many. An image is bad that is missing,
@@ -112,7 +112,9 @@ class ListedImages(BaseDataset):
             _note(f'{self.ann_file} lists {len(entries) - len(first)} images more than once')
         empty = sorted(set(range(self.num_classes)) - {label for label, _ in first.values()})
         if empty and not self.test_mode:
-            _note(f'{self.ann_file} lists no image of {len(empty)} classes: {_first(empty)}')
+            _note(
+                f'{self.ann_file} lists no image of {len(empty)} classes: {join_first([*map(str, empty)], _SHOWN)}'
+            )
 
     def _without_bad(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         reasons = {path: self._why_bad(path) for path in {item['img_path'] for item in items}}
@@ -124,7 +126,9 @@ class ListedImages(BaseDataset):
                 f'max_bad_share={self.max_bad_share} of them; the first: {reasons[bad[0]]}'
             )
         if bad:
-            _note(f'skipped {len(bad)} of {len(items)} images of {self.ann_file}: {_first(bad)}')
+            _note(
+                f'skipped {len(bad)} of {len(items)} images of {self.ann_file}: {join_first(bad, _SHOWN)}'
+            )
         return good
 
     def _why_bad(self, path: str) -> str | None:
@@ -136,10 +140,6 @@ class ListedImages(BaseDataset):
         except UserError as error:
             return str(error)
         return None
-
-
-def _first(values: list) -> str:
-    return ', '.join(map(str, values[:_SHOWN])) + (' ...' if len(values) > _SHOWN else '')
 
 
 def _note(text: str) -> None:

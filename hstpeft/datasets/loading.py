@@ -19,7 +19,7 @@ from hstpeft.errors import UserError, check_choice, check_least
 from hstpeft.registry import TRANSFORMS
 
 MAX_PIXELS = 178_956_970
-"""Where PIL refuses an image as well; as RGB it takes 0.5 GB."""
+"""PIL refuses larger ones too; as RGB such an image takes 0.5 GB."""
 _REMEDY = "repair it, leave it out, or set on_bad_image='skip' of a data set of hstpeft"
 
 
@@ -34,9 +34,9 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         to_float32: Whether to give float32 instead of uint8.
         color_type: As mmcv's; ``unchanged`` gives whatever values the file has.
         imdecode_backend: As mmcv's: ``cv2``, ``pillow``, ...; None for that of ``mmcv.use_backend``.
-        ignore_empty: Return None for a bad file: mmengine then takes another image at random.
+        ignore_empty: Return None for a bad file; mmengine then takes another image at random.
         backend_args: Where files come from, if not from the disk.
-        max_pixels: Most pixels of an image; of more not even one is decoded.
+        max_pixels: Most pixels of an image; a larger one is refused before it is decoded.
 
     Raises:
         UserError: A file is missing, cannot be decoded, is too large, or has values whose range is
@@ -100,10 +100,10 @@ class NamedMask(transforms.BaseTransform):
 
 
 def name_files(pipeline: Any, max_pixels: int = MAX_PIXELS) -> None:
-    """Put transforms that name a bad file in the place of those of mmcv and the hosts.
+    """Replace transforms of mmcv and the hosts by those that name a bad file.
 
     Args:
-        pipeline: Changed in place; what is no `Compose` of mmengine is left alone.
+        pipeline: Changed in place; anything but mmengine's `Compose` is left alone.
         max_pixels: Most pixels of an image.
     """
     steps = getattr(pipeline, 'transforms', None)
@@ -190,7 +190,7 @@ def _decode(
 
 
 def _high_byte(image: Image.Image, color_type: str) -> np.ndarray:
-    """Make an image of 8 bits of a gray one of 16."""
+    """Make an 8-bit image of a gray one of 16 bits."""
     turned = image if color_type.endswith('ignore_orientation') else ImageOps.exif_transpose(image)
     gray = (np.asarray(turned) >> 8).astype(np.uint8)
     return gray if color_type.startswith('gray') else np.stack([gray] * 3, axis=-1)
@@ -198,7 +198,7 @@ def _high_byte(image: Image.Image, color_type: str) -> np.ndarray:
 
 @contextmanager
 def _without_limit_of_pil() -> Iterator[None]:
-    """Lift PIL's limit, a global of its module: beyond it not even the size could be named."""
+    """Lift PIL's limit, a global: beyond it PIL does not even tell the size, which our error names."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield

@@ -1,7 +1,7 @@
-"""A hash of what a checkpoint holds: the same before it is saved and after it was loaded.
+"""The hash with which a checkpoint is sealed, the same before it is saved and after it was loaded.
 
-Of the contents and not of the file, so that it can stand in the file itself, and so that the
-``.pth`` and the ``.safetensors`` of one delta have the same.
+It is one of the contents and not of the file. So it can stand in the file itself, and the ``.pth`` and
+the ``.safetensors`` of a delta have the same.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torch import Tensor
 from hstpeft.errors import UserError
 
 KEY = 'sha256'
-"""Where a file keeps its hash: at the top level, or in the header of a ``.safetensors``."""
+"""Key of the hash: at the top level of a checkpoint, or in the header of a ``.safetensors``."""
 _PLAIN = (type(None), bool, int, float, complex)
 _THREADS = min(4, os.cpu_count() or 1)
 
@@ -28,12 +28,12 @@ _THREADS = min(4, os.cpu_count() or 1)
 def digest(content: Any, limit: float = float('inf')) -> str:
     """Hash nested contents: tensors, arrays, history buffers and plain values.
 
-    Order counts in lists and not in dicts. An object of any other class counts by its class alone:
-    our reader lets none in.
+    Order counts in lists and not in dicts. An object of any other class counts by its class alone: our
+    reader lets none in.
 
     Args:
         content: What is to be saved, or was loaded.
-        limit: Bytes that the values may hold: a small file can name one storage a million times.
+        limit: Bytes that the values may hold: a small file can name the same storage a million times.
 
     Returns:
         A sha256 as 64 hexadecimal digits.
@@ -60,11 +60,11 @@ def unseal(content: dict[str, Any], what: str, limit: float = float('inf')) -> N
 
     Args:
         content: What `seal` was given; without a hash the log says so.
-        what: How messages call it.
-        limit: Bytes that it may hold.
+        what: What messages call it.
+        limit: Bytes that the values may hold.
 
     Raises:
-        UserError: It is not what was saved.
+        UserError: It is not what was saved, or has more than ``limit``.
     """
     said = content.pop(KEY, None)
     if said is None:
@@ -86,7 +86,7 @@ class _Hasher:
 
     Args:
         known: Hashes by ``id`` of the object, tensors first.
-        limit: Bytes that may be read besides the tensors.
+        limit: Bytes that everything but the tensors may hold.
     """
 
     def __init__(self, known: dict[int, bytes], limit: float) -> None:
@@ -101,7 +101,7 @@ class _Hasher:
         if id(value) not in self.known:
             self.alive.append(value)  # its id is its own as long as it lives
             parts = self._parts(value)
-            # With its length each part ends where it ends: no two lists make the same text.
+            # Each part with its length, so that no two lists make the same text.
             text = b''.join(len(part).to_bytes(8, 'little') + part for part in parts)
             self.known[id(value)] = hashlib.sha256(text).digest()
         return self.known[id(value)]
@@ -113,7 +113,7 @@ class _Hasher:
             return [b'bytes', self._counted(bytes(value))]
         if isinstance(value, Mapping):
             items = sorted((self.of(key), self.of(item)) for key, item in value.items())
-            # What a state dict knows besides its items: the versions of its modules.
+            # A state dict keeps the versions of its modules in an attribute.
             return [
                 b'dict',
                 *itertools.chain(*items),
@@ -127,7 +127,7 @@ class _Hasher:
             return [b'history', str(value.max_length).encode(), *map(self.of, value.data)]
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(value)
-        if isinstance(value, Tensor):  # within something else than a dict or a list
+        if isinstance(value, Tensor):  # within anything but dicts and lists
             return [_hash_tensor(value)]
         return [b'object', f'{type(value).__module__}.{type(value).__qualname__}'.encode()]
 

@@ -1,7 +1,8 @@
 """Reading and writing checkpoints without running anybody's code.
 
-A *training checkpoint* (mmengine's ``epoch_N.pth``) holds optimiser, history and RNG as well; a
-*delta* holds a state dict and plain metadata and loads with bare ``weights_only=True``.
+A *training checkpoint* (mmengine's ``epoch_N.pth``) holds optimiser, schedules and history as well; a
+*delta* holds a state dict and plain metadata and loads with bare ``weights_only=True``. Both are
+*sealed*: they hold a hash of their own contents, see `hstpeft.delta.digest`.
 """
 
 import hashlib
@@ -33,11 +34,11 @@ _SEALED = 'sealed'
 def load_checkpoint(path: str | os.PathLike, trust: bool = False) -> dict[str, Any]:
     """Read a training checkpoint or a delta (``.pth`` or ``.safetensors``) to the CPU.
 
-    The file is opened and read once. Its contents are compared with the hash that stands in it; of
-    a file without one (older, or of others) the log says so.
+    The file is opened and read once, and its contents are compared with the hash in it. The log says
+    if there is none, as in files of version 0.2.0 and before and in those of others.
 
     Args:
-        path: File to read. If its name ends as `hstpeft.apis.publish` names files, the hash there
+        path: File to read. If its name ends in a hash, as `hstpeft.apis.publish` names files, this
             must be that of its bytes.
         trust: The user vouches for the file: what it holds may be of any class, and may run.
 
@@ -126,7 +127,7 @@ def pack_delta(delta: Mapping[str, Any], suffix: str) -> bytes | memoryview:
     content['meta'] = json.loads(json.dumps(content['meta']))
     seal(content)
     # Under one key: safetensors writes several in any order, and files would not be byte-stable.
-    # What says that there is a hash lies apart from it, lest one damage hide both.
+    # The note that there is a hash lies apart from it, so that no single damage hides both.
     text = json.dumps({_SEALED: True, **content['meta'], KEY: content[KEY]})
     return safetensors.torch.save(state, {'meta': text})
 
@@ -135,7 +136,7 @@ def _read_safetensors(file: BinaryIO, what: str) -> dict[str, Any]:
     content = file.read()
     try:
         state = safetensors.torch.load(content)
-        # A JSON header behind its length: by now it is known to be sound.
+        # The length of the header, then the header as JSON; `load` has checked them.
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], 'little')])
         text = header.get('__metadata__', {}).get('meta')
         meta = None if text is None else json.loads(text)
@@ -151,7 +152,7 @@ def _read_safetensors(file: BinaryIO, what: str) -> dict[str, Any]:
 
 
 def _check_name(path: Path, file: BinaryIO) -> None:
-    """Raise if the name ends as of a published file, NAME-XXXXXXXX, and the bytes are others."""
+    """Raise if the name is that of a published file, NAME-XXXXXXXX, and the bytes are not."""
     ending = re.search(r'-([0-9a-f]{8})$', path.stem)
     if ending is None or _is_date(ending[1]):
         return
@@ -172,11 +173,11 @@ def _is_date(digits: str) -> bool:
 
 
 def _check_kind(checkpoint: Any, what: str) -> None:
-    """Raise unless it is a checkpoint of a model; says what else it seems to be."""
+    """Raise unless it is a checkpoint of a model; the error says what else it seems to be."""
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('state_dict'), Mapping):
         if isinstance(checkpoint.get('meta', {}), dict):
             return
-        raise UserError(f'{what} is damaged: its meta are no dict')
+        raise UserError(f'{what} is damaged: its meta is no dict')
     tensors = checkpoint.get('model', checkpoint) if isinstance(checkpoint, dict) else checkpoint
     seems = ''
     if isinstance(tensors, Mapping) and any(isinstance(v, Tensor) for v in tensors.values()):

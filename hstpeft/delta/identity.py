@@ -1,7 +1,7 @@
-"""What a delta was trained for: its trunk, a hash of what decides the function beside tensors, and
-the form of what the backbone gives.
+"""What a delta was trained for: its trunk, what else decides the function, and the form of the outputs.
 
-Packed into a uint8 tensor, the extra state of a tuned backbone, whose length tells its version.
+What else decides the function is hashed. All is packed into a uint8 tensor, the extra state of a tuned
+backbone, whose length tells its version.
 Deltas are compared by what they have: those of hstpeft 0.1 hold no hash, but trunk and 64 bytes of
 words; the first ones of 0.2 hold no form.
 """
@@ -73,7 +73,7 @@ def hash_description(description: Mapping[str, Any]) -> str:
     """Hash a nested description of plain values.
 
     Names are sorted, and what is falsy is left out at every level: an option that is added later,
-    with a falsy neutral value, leaves the hashes of before alone.
+    with a falsy neutral value, leaves earlier hashes alone.
 
     Returns:
         A sha256 as 64 hexadecimal digits.

@@ -1,5 +1,6 @@
-"""Reading the files of others: nothing in them runs, and none takes more memory than it has bytes."""
+"""Reading torch files: nothing in them runs, and none takes more memory than it has bytes."""
 
+import logging
 import os
 import pickle
 import re
@@ -16,7 +17,7 @@ from hstpeft.errors import UserError
 
 _ZIP = b'PK\x03\x04'
 _COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'7z\xbc\xaf', b'(\xb5/\xfd')
-# An honest .npz of weights shrinks by half at most; one of zeros stays below the second number.
+# An honest .npz of weights shrinks to half at the least; one of zeros is smaller than the second.
 _MOST_RATIO, _MOST_SMALL = 20, 64 * 2**20
 
 
@@ -26,7 +27,7 @@ def open_source(path: Path, what: str) -> Iterator[BinaryIO]:
 
     Args:
         path: File to read.
-        what: How messages call it, e.g. ``checkpoint FILE``.
+        what: What messages call it, e.g. ``checkpoint FILE``.
 
     Raises:
         UserError: The file is missing or may not be read.
@@ -46,7 +47,7 @@ def read_torch(file: BinaryIO, what: str, allowed: Sequence = (), trust: bool = 
 
     Args:
         file: Of `open_source`.
-        what: How messages call it.
+        what: What messages call it.
         allowed: Classes and functions that may be in it besides torch's own.
         trust: The user vouches for the file: what it holds may be of any class, and may run.
 
@@ -54,7 +55,9 @@ def read_torch(file: BinaryIO, what: str, allowed: Sequence = (), trust: bool = 
         UserError: The file is damaged, no torch file, or holds more than is allowed.
     """
     if trust:
-        print_log(f'{what} is trusted: it may run programs', logger='current', level=30)
+        print_log(
+            f'{what} is trusted: it may run programs', logger='current', level=logging.WARNING
+        )
     try:
         if seems := looks_like(file):
             raise ValueError(seems)
@@ -132,7 +135,7 @@ def _zip_kind(file: BinaryIO) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Give the reason alone: torch's first line advises to load the file unsafely."""
+    """Return the reason alone: torch's first line advises loading the file unsafely."""
     text = str(error)
     if isinstance(error, pickle.UnpicklingError) or 'weights_only' in text:
         said = re.search(r'WeightsUnpickler error: ([^\n]*)', text)

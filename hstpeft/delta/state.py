@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta.fingerprint import RANDOM
 from hstpeft.delta.identity import check_identity, warn_of_dtype
-from hstpeft.errors import UserError
+from hstpeft.errors import UserError, join_first
 
 _BACKBONE = 'backbone.'
 
@@ -67,11 +67,7 @@ def list_differences(
         'unexpected': sorted(given.keys() - own.keys()),
         'shape': reshaped,
     }
-    return '; '.join(
-        f'{title}: {", ".join(keys[:5])}' + (f' and {len(keys) - 5} more' if len(keys) > 5 else '')
-        for title, keys in found.items()
-        if keys
-    )
+    return '; '.join(f'{title}: {join_first(keys, 5)}' for title, keys in found.items() if keys)
 
 
 def check_state_dict(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, whenever the process or the machine dies."""
+"""Files that are there as a whole or not at all, even if the process or the machine dies."""
 
 import contextlib
 import errno
@@ -22,10 +22,10 @@ Content = bytes | memoryview | str | Callable[[BinaryIO], None]
 
 
 def write_file(path: str | os.PathLike, content: Content) -> int:
-    """Write a file atomically: who reads finds the old one or the whole new one.
+    """Write a file atomically: a reader finds the old one or the whole new one.
 
-    It is written beside the target, forced to the disk, and moved over it. What a killed write left
-    in that folder is removed first.
+    It is written beside the target, forced to the disk, and moved over it. What killed writes have left
+    in the folder is removed first.
 
     Args:
         path: File to write, through a link if it is one; folders are made.
@@ -35,7 +35,7 @@ def write_file(path: str | os.PathLike, content: Content) -> int:
         The size of the file in bytes.
 
     Raises:
-        UserError: It cannot be written; the file that was there is intact, and nothing else is left.
+        UserError: It cannot be written; the old file is intact, and no temporary one is left.
     """
     path, sink = Path(os.path.realpath(path)), _Sink()
     try:
@@ -51,9 +51,10 @@ def write_file(path: str | os.PathLike, content: Content) -> int:
 
 
 class _Sink:
-    """What a function writes to: it counts on when the disk is full, and raises at the end.
+    """The file that a function writes to; an error of the disk is raised at the end.
 
-    torch writes from C++, where an error of a file would end the process.
+    torch writes from C++, where an exception would end the process. After an error the bytes are only
+    counted.
 
     Attributes:
         size: Bytes that were to be written.
@@ -63,7 +64,7 @@ class _Sink:
         self.size = 0
 
     def fill(self, file: BinaryIO, content: Content) -> None:
-        """Write contents to a file, and to the disk's own buffers."""
+        """Write contents to a file and flush it."""
         self.file, self.error = file, None
         if callable(content):
             content(self)
@@ -85,7 +86,7 @@ class _Sink:
         return size
 
     def flush(self) -> None:
-        """Do nothing: `fill` does it once."""
+        """Do nothing: `fill` flushes once."""
 
 
 def check_writable(folder: str | os.PathLike, name: str) -> None:
@@ -108,11 +109,11 @@ def check_writable(folder: str | os.PathLike, name: str) -> None:
 
 
 def _replace(path: Path, content: Content, sink: _Sink) -> None:
-    remove_leftovers(path.parent)
+    _remove_leftovers(path.parent)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with open(temporary, 'wb') as file:
-            # Held while we live, so that nobody takes the file for a leftover.
+            # Held as long as we live, so that nobody takes the file for a leftover.
             with contextlib.suppress(OSError):  # some network drives have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             sink.fill(file, content)
@@ -123,8 +124,8 @@ def _replace(path: Path, content: Content, sink: _Sink) -> None:
     _sync_folder(path.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writes left in a folder; a file that somebody is writing is kept."""
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes have left in a folder; files that are being written stay."""
     with os.scandir(folder) as entries:
         found = [Path(entry.path) for entry in entries if _TEMPORARY.fullmatch(entry.name)]
     for path in found:
@@ -134,7 +135,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force to the disk that a file has got its name."""
+    """Force the new name of a file to the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,5 +1,6 @@
 """Checkpoints of a run: strict loading, finding the newest, and the delta at the end."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,15 @@ import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from hstpeft.compat import EXTRA_STATE
 from hstpeft.delta import check_state_dict, load_checkpoint, make_delta, save_delta
 from hstpeft.delta.identity import check_identity
 from hstpeft.delta.state import take_form
-from hstpeft.engine.signals import INTERRUPTED
-from hstpeft.engine.work_dir import NUMBERED
+from hstpeft.engine.distributed import unwrapped
+from hstpeft.engine.resume.signals import INTERRUPTED
+from hstpeft.engine.resume.work_dir import NUMBERED
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
@@ -41,7 +42,7 @@ class CheckpointGuardHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the checkpoint's keys and shapes with the model's."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         check_checkpoint(model, checkpoint, self.allow_new_head)
         checkpoint.get('meta', {}).pop('config', None)
 
@@ -53,6 +54,9 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
         model: The host's model.
         checkpoint: Changed in place when its head is dropped.
         allow_new_head: Whether the head may differ.
+
+    Raises:
+        UserError: Trunk, tuner, neck or head are others; names what differs.
     """
     given = checkpoint['state_dict']
     own = model.state_dict()
@@ -93,7 +97,7 @@ class DeltaHook(Hook):
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Save the delta of the last epoch."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         if not any(key.endswith(EXTRA_STATE) for key in model.state_dict()):
             runner.logger.info('no delta: the model has no backbone of hstpeft')
             return
@@ -114,8 +118,7 @@ class DeltaHook(Hook):
 def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the newest training checkpoint of a work folder that can be read.
 
-    That of an interruption is newer than all others. A file that a kill or a full disk left
-    incomplete is skipped, and said so.
+    That of an interruption is newer than all others. A damaged file is skipped with a warning.
 
     Returns:
         Its path and what it holds, or None if there is no checkpoint at all.
@@ -131,7 +134,7 @@ def latest_checkpoint(work_dir: str | Path) -> tuple[Path, dict[str, Any]] | Non
         try:
             return path, load_checkpoint(path)
         except UserError as error:
-            print_log(f'skipped: {error}', logger='current', level=30)
+            print_log(f'skipped: {error}', logger='current', level=logging.WARNING)
     if paths:
         raise UserError(f'none of the {len(paths)} checkpoints in {work_dir} can be read')
     return None

@@ -20,7 +20,11 @@ __all__ = ['COMPOSED', 'check_override', 'config_root', 'find_class', 'load_conf
 
 
 def config_root() -> Path:
-    """Return the folder of the shipped configs: that of the clone, or of the installed wheel."""
+    """Return the folder of the shipped configs: that of the clone, or of the installed wheel.
+
+    Raises:
+        UserError: There is none.
+    """
     package = Path(hstpeft.__file__).parent
     for root in (package.parent / 'configs', package / '.mim' / 'configs'):
         if (root / '_base_').is_dir():

@@ -5,7 +5,7 @@ import gc
 import os
 
 import torch
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from torch import Tensor, nn
 from torch.distributed import destroy_process_group, is_initialized
 from torch.distributed import init_process_group as _init
@@ -39,6 +39,11 @@ def init_process_group(launcher: str, timeout: float = 1800) -> None:
 def restarted() -> bool:
     """Whether torchrun has started this process again after one of the job died."""
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the host's model, without DDP around it if there is any."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def end_process_group() -> None:

@@ -17,14 +17,12 @@ from hstpeft.delta.writing import check_writable
 from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.model import check_model
 from hstpeft.engine.checks.paths import check_paths
-from hstpeft.engine.checks.safe_config import check_safe_config
 from hstpeft.engine.checks.values import check_values
-from hstpeft.engine.config import config_root
 from hstpeft.engine.distributed import init_process_group
-from hstpeft.engine.lost import lost_process_named
+from hstpeft.engine.faults.lost import lost_process_explained
+from hstpeft.engine.resume.settings import keep_seed
 from hstpeft.engine.runner import CheckedRunner
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.settings import keep_seed
 
 
 class OptionAction(DictAction):
@@ -88,7 +86,7 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_safe_config(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the option for configs of strangers."""
+    """Give a parser ``--safe-config``, for `load_config` and `apis.init_model`."""
     parser.add_argument(
         '--safe-config',
         action='store_true',
@@ -96,18 +94,8 @@ def add_safe_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_config(options: argparse.Namespace) -> None:
-    """Refuse the config that a command line names if it must be safe and is not.
-
-    Args:
-        options: With ``config`` and those of `add_safe_config`.
-    """
-    if options.safe_config:
-        check_safe_config(options.config, config_root())
-
-
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """Give a parser ``--trust-checkpoint``."""
+    """Give a parser ``--trust-checkpoint``, for whatever reads the checkpoint."""
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
@@ -136,7 +124,7 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
         backends.append(dict(type='TensorboardVisBackend'))
 
 
-@lost_process_named()
+@lost_process_explained()
 def build_runner(
     cfg: Config,
     loaders: Sequence[str] = (),
@@ -149,13 +137,14 @@ def build_runner(
         cfg: Config of the run.
         loaders: The data loaders that the run uses: their paths are looked up first of all.
         checkpoint: What ``cfg.load_from`` holds, if it has been read; else it is read here. The
-            runner loads that object: the file is read once.
+            runner takes it over, so that the file is read once.
         trust: The user vouches for ``cfg.load_from``.
 
     Raises:
         UserError: A key or value of the config is wrong, a path of the data does not exist, the
             checkpoint cannot be read, the work folder cannot be written, a part cannot be built, or
             the heads do not fit the backbone's maps.
+        LostProcessError: Another process of the job died before all had found each other.
     """
     with safe_io():  # the checks look types up
         check_values(cfg)

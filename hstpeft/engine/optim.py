@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS as ROOT_OPTIM_WRAPPERS
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.errors import UserError, nearest
 from hstpeft.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
@@ -46,7 +46,7 @@ class DeltaOptimWrapperConstructor:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimiser wrapper for a model (or a wrapped one)."""
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         backbone = getattr(model, 'backbone', None)
         parts = [getattr(backbone, part, None) for part in ('trunk', 'tuner')]
         tokens = {id(p) for part in parts if part is not None for p in part.token_parameters()}

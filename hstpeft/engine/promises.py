@@ -1,4 +1,4 @@
-"""What every run of ours promises, whatever its config says: hooks, and what holds while it works."""
+"""What holds in every run of ours, whatever its config says: its hooks, and what it works within."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,12 +6,12 @@ from contextlib import ExitStack, contextmanager
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from hstpeft.engine.checks.loaders import explained_batches
-from hstpeft.engine.lost import lost_process_named
-from hstpeft.engine.memory import memory_explained
+from hstpeft.engine.checks.loaders import batches_explained
+from hstpeft.engine.faults.lost import lost_process_explained
+from hstpeft.engine.faults.memory import memory_explained
+from hstpeft.engine.faults.unused import unused_parameters_explained
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.saving import SealHook, atomic_writes, safe
-from hstpeft.engine.unused import unused_parameters_named
+from hstpeft.engine.saving import SealHook, atomic_writes, make_safe
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
@@ -29,17 +29,22 @@ PROMISED_HOOKS = (
 )
 """Registered in every run of ours, even where a config replaces its ``custom_hooks``.
 
-`default_runtime.py` lists them too, for those who train our configs with a host's own tools.
+`configs/_base_/default_runtime.py` lists them too, for those who train our configs with a host's own
+tools.
 """
 
 
 def with_promised(hooks: Sequence[Hook | dict]) -> list[Hook | dict]:
-    """Return hooks with those of `PROMISED_HOOKS` in front that are not among them."""
+    """Return hooks with the missing ones of `PROMISED_HOOKS` in front, and the seal at the end.
+
+    Args:
+        hooks: ``custom_hooks`` of a config.
+    """
     named = {hook['type'] if isinstance(hook, dict) else type(hook) for hook in hooks}
     kinds = {kind if isinstance(kind, str) else f'hstpeft.{kind.__name__}' for kind in named}
     hooks = [*({'type': kind} for kind in PROMISED_HOOKS if kind not in kinds), *hooks]
-    # The seal comes last: of hooks with one priority, mmengine calls first what it was given first.
-    return sorted(map(safe, hooks), key=_is_seal)
+    # Of hooks with the same priority mmengine calls first what it was given first.
+    return sorted(map(make_safe, hooks), key=_is_seal)
 
 
 def _is_seal(hook: Hook | dict) -> bool:
@@ -50,7 +55,7 @@ def _is_seal(hook: Hook | dict) -> bool:
 
 @contextmanager
 def at_work(runner: Runner) -> Iterator[None]:
-    """Enter all that holds while a runner trains, validates or tests.
+    """Enter all that must hold while a runner trains, validates or tests.
 
     Args:
         runner: Of any mode.
@@ -58,8 +63,8 @@ def at_work(runner: Runner) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(safe_io())
         stack.enter_context(atomic_writes())
-        stack.enter_context(explained_batches())
+        stack.enter_context(batches_explained())
         stack.enter_context(memory_explained(runner))
-        stack.enter_context(lost_process_named())
-        stack.enter_context(unused_parameters_named(runner))
+        stack.enter_context(lost_process_explained())
+        stack.enter_context(unused_parameters_explained(runner))
         yield

@@ -1,13 +1,13 @@
 """What is said at the start of a training."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from hstpeft.delta import owner_table
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.registry import HOOKS
 
 
@@ -17,7 +17,7 @@ class ParameterTableHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Print the table to the log."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         runner.logger.info('Trainable parameters\n' + render_table(model))
 
 

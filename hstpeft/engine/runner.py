@@ -1,4 +1,4 @@
-"""mmengine's runner, with errors that a user can act upon, and checkpoints that run nothing."""
+"""mmengine's runner, with all that hstpeft promises of a run, whatever its config says."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader
 
 from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
-from hstpeft.engine.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
 from hstpeft.engine.promises import at_work, with_promised
-from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interrupted
+from hstpeft.engine.resume.batches import ResumableBatches, make_resumable, seed_samples
+from hstpeft.engine.resume.settings import check_resume
+from hstpeft.engine.resume.signals import Interruption
+from hstpeft.engine.resume.state import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.saving import safe
-from hstpeft.engine.settings import check_resume
-from hstpeft.engine.signals import Interruption
+from hstpeft.engine.saving import make_safe
 from hstpeft.errors import UserError
 
 _LOOPS = {
@@ -32,13 +32,17 @@ _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class CheckedRunner(Runner):
-    """A `Runner` that says in one line what is wrong with a data set, and reads checkpoints safely.
+    """A `Runner` that keeps what docs/architecture.md promises.
+
+    It has the hooks of `PROMISED_HOOKS`, works within `at_work`, can be resumed from any step, reads
+    checkpoints without running anything in them, and says in one line what is wrong before the first
+    step.
 
     Attributes:
-        checkpoints: What has been read already, by path: it is not read again. Each is let go
-            when it is loaded.
-        resumed: The checkpoint that training goes on from; None if it starts.
-        interruption: Which signal has asked a training to stop.
+        checkpoints: What has been read already, by path, so as not to read it again. Each is let
+            go when it is loaded.
+        resumed: Path of the checkpoint that training goes on from; None if it starts afresh.
+        interruption: Holds the signal that has asked a training to stop.
         has_begun: Whether a first step of training, validation or test is over.
     """
 
@@ -54,7 +58,7 @@ class CheckedRunner(Runner):
     def register_default_hooks(self, hooks: dict[str, Hook | dict | None] | None = None) -> None:
         """Register the default hooks, with `SafeCheckpointHook` for mmengine's own."""
         hooks = {'checkpoint': dict(type='CheckpointHook', interval=1), **(hooks or {})}
-        super().register_default_hooks({name: safe(hook) for name, hook in hooks.items()})
+        super().register_default_hooks({name: make_safe(hook) for name, hook in hooks.items()})
 
     def register_custom_hooks(self, hooks: list[Hook | dict]) -> None:
         """Register a config's own hooks, and those of `PROMISED_HOOKS` that it does not name."""
@@ -87,8 +91,8 @@ class CheckedRunner(Runner):
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint or a delta from the disk as mmengine does, but run nothing that it holds.
 
-        Its tensors stay on the CPU, whatever ``map_location`` says: whoever takes them copies them
-        to a device of their own.
+        Its tensors stay on the CPU, whatever ``map_location`` says: model and optimiser copy them to
+        their own devices.
 
         Raises:
             UserError: The file is missing, damaged, or holds more than plain data.
@@ -103,15 +107,17 @@ class CheckedRunner(Runner):
             return super().load_checkpoint(filename, *args, **kwargs)
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Go on from a training checkpoint, also within an epoch.
+        """Go on from a training checkpoint, within an epoch too.
 
         Raises:
-            UserError: It holds no training, or one of settings that cannot be taken up.
+            UserError: It holds no training, or one whose settings this run would ignore.
         """
         checkpoint = self.checkpoints.get(filename) or load_checkpoint(filename)
         check_resume(checkpoint, self.cfg, filename)
         meta = checkpoint['meta']
-        meta.pop('seed', None)  # else mmengine takes it for a part of what is random
+        meta.pop(
+            'seed', None
+        )  # mmengine would put it over the config's; `keep_seed` does so without one
         self.checkpoints[filename] = checkpoint
         try:
             super().resume(filename, *args, **kwargs)
@@ -134,7 +140,7 @@ class CheckedRunner(Runner):
             remove_interrupted(self.work_dir, filename)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build a training loop; mmengine's own become those that go on from any step."""
+        """Build a training loop; those that go on from any step stand in for mmengine's own."""
         if isinstance(loop, dict):
             kind = loop.get('type', loop.get('by_epoch'))
             rest = {key: value for key, value in loop.items() if key not in ('type', 'by_epoch')}
@@ -144,7 +150,7 @@ class CheckedRunner(Runner):
     def build_dataloader(
         self, dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a loader as mmengine does.
+        """Build a loader as mmengine does; that of the training can start at any batch.
 
         Raises:
             UserError: The data set is empty or smaller than the only batch, or a host cannot read

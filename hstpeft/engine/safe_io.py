@@ -1,37 +1,31 @@
-"""One context within which mmengine and the hosts run no code out of a file.
+"""One context within which mmengine and the hosts run no code from a file.
 
-Left alone, mmengine unpickles a checkpoint that it cannot read safely, reads YAML with tags that call
+By itself mmengine unpickles a checkpoint that it cannot read safely, reads YAML with tags that call
 functions, unpickles annotations, and builds whatever `type` a config names, `os.system` too.
 """
 
 import argparse
 import hashlib
-import importlib.util
-import inspect
+import logging
 import os
 import sys
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
-from logging import WARNING
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any, NoReturn
 
-import torch
 import yaml
-from mmengine import registry
 from mmengine.fileio.handlers import PickleHandler, YamlHandler, file_handlers
 from mmengine.logging import print_log
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import nn
 
 from hstpeft.compat import checkpoint_schemes
 from hstpeft.delta.plain import plain_classes
 from hstpeft.delta.reading import open_source, read_torch
+from hstpeft.engine.lookup import find_by_path, import_installed
 from hstpeft.errors import UserError
 from hstpeft.fetch import download, sha256_of
 
@@ -45,14 +39,14 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
     """Let no file run code through mmengine or a host, for as long as this is entered.
 
     * Checkpoints (``init_cfg=dict(type='Pretrained', ...)`` too) are read by ``read``, or downloaded
-      over https and read by `read_plain`; whoever else calls `torch.load` gets plain data or an error,
-      whatever he asks for.
+      over https and read by `read_plain`; any other call of `torch.load` gets plain data or an error,
+      whatever it asks for.
     * YAML is plain data; pickles are refused.
     * A `type` that no registry knows is looked up by `find_by_path`, which runs nothing; its scope is
       imported by `import_installed`.
 
-    The settings are those of the process. What was before comes back at the end, so that one may be
-    entered within another.
+    The settings hold for the whole process. The previous ones are restored on leaving, so that one may
+    be entered within another.
 
     Args:
         read: Reads local checkpoints; default: `read_plain`.
@@ -65,7 +59,7 @@ def safe_io(read: Reader | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_readers(readers))
         stack.enter_context(_items(file_handlers, handlers))
-        # By which mmengine reads what the tables behind `torchvision://` and the like name.
+        # The function that `torchvision://` and other tables of addresses end in.
         stack.enter_context(_items(vars(checkpoints), {'load_from_http': load_from_https}))
         search = {'get_object_from_string': find_by_path, 'import_module': import_installed}
         stack.enter_context(_items(vars(registries), search))
@@ -101,8 +95,11 @@ def load_from_https(
 ) -> Any:
     """Stand in for mmengine's download of checkpoints.
 
-    ``https://HOST/FILE#sha256=DIGEST`` names the content; without it the server is believed, and
-    said so.
+    ``https://HOST/FILE#sha256=DIGEST`` names the content; without it the server is trusted, with a
+    warning.
+
+    Raises:
+        UserError: The file cannot be downloaded, is another one, or holds more than plain data.
     """
     address, _, fragment = url.partition('#')
     sha256 = fragment.removeprefix('sha256=') if fragment else None
@@ -112,55 +109,8 @@ def load_from_https(
     path = download(address, root / hashlib.sha256(address.encode()).hexdigest()[:16], sha256)
     if sha256 is None:
         hint = f'{address}#sha256={sha256_of(path)}'
-        print_log(f'{address} is not pinned to a content: write {hint}', 'current', WARNING)
+        print_log(f'{address} is not pinned to a content: write {hint}', 'current', logging.WARNING)
     return read_plain(path)
-
-
-def find_by_path(name: str) -> Any:
-    """Find what a `type` names by its path in Python, if a config may build that.
-
-    Nothing is imported: mmengine's own search imports any module and takes any function.
-
-    Args:
-        name: e.g. ``torch.nn.GELU``, or ``mmengine.hooks.EMAHook``.
-
-    Returns:
-        A module or an optimiser of torch, or what is registered; else None.
-    """
-    parts = name.split('.')
-    found = None
-    for end in range(len(parts) - 1, 0, -1):
-        found = sys.modules.get('.'.join(parts[:end]))
-        if found is not None:
-            for part in parts[end:]:
-                found = getattr(found, part, None)
-            break
-    if name.startswith(('torch.nn.', 'torch.optim.')) and inspect.isclass(found):
-        return found if issubclass(found, (nn.Module, torch.optim.Optimizer)) else None
-    roots = [item for item in vars(registry).values() if isinstance(item, Registry)]
-    return found if any(found is item for item in _registered(roots)) else None
-
-
-def import_installed(name: str) -> ModuleType:
-    """Import a module for mmengine, which takes the first part of every `type` for a package.
-
-    Raises:
-        ImportError: It belongs to no installed package and to none that is in use: a folder that
-            happens to lie on Python's path.
-    """
-    package = name.partition('.')[0]
-    if package not in sys.modules:
-        spec = importlib.util.find_spec(package)
-        homes = [Path(sysconfig.get_path(kind)).resolve() for kind in ('purelib', 'platlib')]
-        if spec is None or not spec.origin or Path(spec.origin).resolve().parents[1] not in homes:
-            raise ImportError(f'{package} is no installed package')
-    return importlib.import_module(name)
-
-
-def _registered(registries: Iterable[Registry]) -> Iterator[Any]:
-    for item in registries:
-        yield from item.module_dict.values()
-        yield from _registered(item.children.values())
 
 
 class _PlainYaml(YamlHandler):
@@ -177,7 +127,7 @@ class _PlainYaml(YamlHandler):
 
 
 class _NoPickle(PickleHandler):
-    """Pickles are written, and not read."""
+    """Pickles, which may be written but not read."""
 
     def load_from_fileobj(self, file: IO, **kwargs: Any) -> NoReturn:
         """Refuse."""
@@ -205,7 +155,7 @@ def _register(readers: Mapping[str, Reader]) -> None:
 
 @contextmanager
 def _items(mapping: MutableMapping, items: Mapping) -> Iterator[None]:
-    """Set items of a mapping, and put back what was there."""
+    """Set items of a mapping, and put back afterwards what was there."""
     before = {key: mapping[key] for key in items if key in mapping}
     mapping.update(items)
     try:

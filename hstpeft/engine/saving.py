@@ -1,4 +1,4 @@
-"""What a run writes: sealed with a hash, whole or not at all, and old files gone only afterwards."""
+"""What a run writes: sealed, whole or not at all, and old files are removed only afterwards."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from hstpeft.delta.digest import seal
 from hstpeft.delta.writing import check_writable, write_file
 from hstpeft.registry import HOOKS
 
-# Its `Runner` looks up there what saves.
+# Where mmengine's `Runner` looks up the function that saves.
 runner_module = importlib.import_module('mmengine.runner.runner')
 _PLAIN = (CheckpointHook, 'CheckpointHook', 'mmengine.CheckpointHook')
 
@@ -27,7 +27,7 @@ _PLAIN = (CheckpointHook, 'CheckpointHook', 'mmengine.CheckpointHook')
 class SealHook(Hook):
     """Put the hash of a checkpoint's contents into it; `load_checkpoint` compares them.
 
-    It stands behind all hooks that change the contents: the last of the last.
+    `with_promised` places it after all hooks that change the contents.
     """
 
     priority = 'LOWEST'
@@ -39,15 +39,19 @@ class SealHook(Hook):
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's hook, at every instant of which there is a whole checkpoint to go on from.
+    """mmengine's hook, but there is a whole checkpoint to go on from at every moment.
 
     mmengine deletes the oldest checkpoint, or the best so far, before it writes the next one, and
-    writes ``last_checkpoint`` in place. Here the new file is there first. Arguments are those of
+    writes ``last_checkpoint`` in place. Here the new files come first. Takes the arguments of
     `CheckpointHook`.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Find the folder, and whether it can be written."""
+        """Find the folder.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             check_writable(self.out_dir, 'the folder of checkpoints')
@@ -68,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.tidy(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict) -> None:
-        """Save if the model is better than all before."""
+        """Save if the model is the best so far."""
         with atomic_writes():
             super().after_val_epoch(_Aside(runner), metrics)
         self.tidy(runner)
@@ -86,8 +90,8 @@ class SafeCheckpointHook(CheckpointHook):
         self.file_backend.remove_now({self.last_ckpt, *best.values()}, runner.logger.warning)
 
 
-def safe(hook: Any) -> Any:
-    """Return a hook's config with `SafeCheckpointHook` in the place of mmengine's own."""
+def make_safe(hook: Any) -> Any:
+    """Return a hook, with `SafeCheckpointHook` in place of the config of mmengine's own."""
     plain = isinstance(hook, Mapping) and hook.get('type') in _PLAIN
     return {**hook, 'type': 'hstpeft.SafeCheckpointHook'} if plain else hook
 
@@ -110,15 +114,15 @@ def save_checkpoint(
     file_client_args: dict | None = None,
     backend_args: dict | None = None,
 ) -> None:
-    """Save as mmengine's function of this name does; local files without two copies in memory.
+    """Save as mmengine's function of this name does; local files are streamed to the disk.
 
-    What that saves in time is what the hash takes.
+    mmengine makes two copies in memory first; the time that is saved pays for the hash.
 
     Args:
         checkpoint: What to save.
         filename: Path, or the address of a remote storage.
-        file_client_args: Of mmengine's storages of old.
-        backend_args: Of its storages.
+        file_client_args: Options of mmengine's deprecated storages.
+        backend_args: Options of its storages.
     """
     if file_client_args or backend_args or '://' in str(filename):
         mmengine_save(checkpoint, filename, file_client_args, backend_args)
@@ -128,7 +132,7 @@ def save_checkpoint(
 
 @contextmanager
 def atomic_writes() -> Iterator[None]:
-    """Let mmengine write local files atomically; what wrote them before is put back."""
+    """Let mmengine write local files atomically for as long as this is entered."""
     before, instances = type(get_file_backend('.')), dict(backend_instances)
     register_backend('local', AtomicBackend, force=True, prefixes='')
     backend_instances.clear()  # `mmengine.dump` and the like keep what they have made
@@ -143,10 +147,10 @@ def atomic_writes() -> Iterator[None]:
 
 
 class _Postponed:
-    """A storage whose files are removed later, when what replaces them is there.
+    """A storage that removes files only when what replaces them is there.
 
     Args:
-        storage: Of mmengine.
+        storage: A file backend of mmengine.
     """
 
     def __init__(self, storage: Any) -> None:
@@ -157,17 +161,17 @@ class _Postponed:
         return getattr(self.storage, name)
 
     def remove(self, path: str) -> None:
-        """Note a file."""
+        """Remember a file to be removed by `remove_now`."""
         self.removed.append(path)
 
     rmtree = remove
 
     def remove_now(self, kept: set[str | None], warn: Callable[[str], None]) -> None:
-        """Remove what was noted; a failure is a warning.
+        """Remove what was remembered; a failure is a warning.
 
         Args:
-            kept: Paths that were written again in the meantime.
-            warn: Takes the message.
+            kept: Paths that have been written anew and stay.
+            warn: Logs a warning.
         """
         paths, self.removed = self.removed, []
         for path in paths:
@@ -181,10 +185,10 @@ class _Postponed:
 
 
 class _Aside:
-    """A runner to whose hooks the log folder is the work folder.
+    """A runner whose ``work_dir`` is its log folder.
 
-    mmengine's hook writes its ``last_checkpoint`` there in place; `SafeCheckpointHook` then puts it
-    where it belongs, atomically.
+    mmengine's hook writes ``last_checkpoint`` in place. So it writes it in the log folder, and
+    `SafeCheckpointHook` puts it where it belongs, atomically.
 
     Args:
         runner: The runner itself.

@@ -1,4 +1,4 @@
-"""Files of others: downloads whose content is checked, archives that write only where they may."""
+"""Files from elsewhere: downloads whose content is checked, archives that stay in their folder."""
 
 from hstpeft.fetch.archive import extract
 from hstpeft.fetch.download import check_file_name, check_sha256, download, sha256_of

@@ -20,7 +20,7 @@ from hstpeft.errors import UserError
 MAX_BYTES = 2**40
 MAX_MEMBERS = 5_000_000
 MAX_RATIO = 200
-"""Bytes that an archive may unpack to, for each byte of its own: images and JSON stay far below."""
+"""Bytes that an archive may unpack to for each of its own: images and JSON stay far below."""
 _FREE_BYTES = 10 * 2**20  # whatever the ratio: a few empty masks shrink to nothing
 _MAX_PATH = 1024
 _OPENERS = {b'\x1f\x8b': gzip.open, b'BZh': bz2.open, b'\xfd7zXZ\x00': lzma.open}
@@ -51,9 +51,9 @@ def extract(
     Args:
         archive: A tar, plain or compressed, or a zip.
         folder: To be made; it must not exist, or be empty.
-        max_bytes: What all files together may take.
-        max_members: How many files and folders there may be.
-        max_ratio: Bytes that may come out for a byte of the archive.
+        max_bytes: Most bytes that all files together may have.
+        max_members: Most files and folders.
+        max_ratio: Most bytes that may come out for each byte of the archive.
 
     Returns:
         The folder.
@@ -142,7 +142,7 @@ def _tar_members(file: tarfile.TarFile) -> Iterator[_Member]:
             kind = 'a link' if info.issym() or info.islnk() else 'neither a file nor a folder'
             raise UserError(f'{info.name!r} is {kind}')
         _parts(info.name)
-        # Python's own filter for data, behind our stricter ones.
+        # Python's own filter as well, after our stricter checks.
         tarfile.data_filter(info, os.devnull)
         content = None if info.isdir() else file.extractfile(info)
         yield _Member(info.name, info.size, content)
@@ -154,7 +154,7 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[_Member]:
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             kind = 'a link' if stat.S_ISLNK(mode) else 'neither a file nor a folder'
             raise UserError(f'{info.filename!r} is {kind}')
-        # zipfile cuts a name at a zero byte and turns the system's separators round.
+        # zipfile cuts names at a zero byte and replaces the system's separators.
         if info.orig_filename != info.filename:
             raise UserError(f'{info.orig_filename!r} is no path below the folder')
         _parts(info.filename)

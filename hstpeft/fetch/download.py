@@ -29,16 +29,16 @@ def download(
 ) -> Path:
     """Download a file, unless it is there already.
 
-    The file appears under its name only when it is complete and has been checked; what was there
-    under that name and has another content is replaced.
+    The file appears under its name only when it is complete and has been checked. A file of that name
+    with other content is replaced.
 
     Args:
         url: An ``https://`` address. Redirects may only lead to others.
         folder: Where to; made if need be.
-        sha256: What the content must hash to. None takes a file that is there as it is, and a new
-            one on the word of the server.
-        name: File name; default: the last part of the address. A server chooses none.
-        max_bytes: A larger file is refused, whatever size the server has announced.
+        sha256: Of the content. None takes a file that is there as it is, and trusts the server for a
+            new one.
+        name: File name; default: the last part of the address. The server cannot choose it.
+        max_bytes: Larger files are refused, whatever size the server announces.
         timeout: Seconds that the server may be silent.
         context: TLS settings; default: those of the system, which verify the server.
 
@@ -46,7 +46,7 @@ def download(
         The path of the file.
 
     Raises:
-        UserError: The address is no https, the name no plain file name, the server cannot be
+        UserError: The address is not https, the name no plain file name, the server cannot be
             reached, or the file is too large, incomplete or another one than expected.
     """
     parts = urllib.parse.urlsplit(url)
@@ -142,7 +142,7 @@ def _fetch(
         reason = getattr(error, 'reason', None) or error
         raise UserError(
             f'download {url} failed: {reason}: check the address and the network'
-        ) from (error)
+        ) from error
     if announced is not None and size != int(announced):
         raise UserError(f'download {url} broke off after {size:,} of {announced} bytes: try again')
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from hstpeft.engine.checks.config import WIDTHS
 from hstpeft.engine.config import load_config
+from hstpeft.engine.promises import PROMISED_HOOKS
 from tests.support import tiny
 from tests.support.leaves import LEAVES, NAME, shipped
 
@@ -117,6 +118,11 @@ def test_hooks_and_log_count_as_the_schedule_does(name):
     assert hooks.logger.get('log_metric_by_epoch', True) == by_epoch
     length = config.train_cfg['max_epochs' if by_epoch else 'max_iters']
     assert 0 < hooks.checkpoint.interval <= length
+
+
+def test_the_runtime_lists_the_hooks_that_every_run_of_ours_has():
+    listed = Config.fromfile(BASE / 'default_runtime.py').custom_hooks
+    assert [hook.type for hook in listed] == [*PROMISED_HOOKS]
 
 
 def test_there_is_one_runtime_a_host():

@@ -10,8 +10,8 @@ import torch
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from hstpeft.engine.batches import make_resumable, read_samples, seed_samples
-from hstpeft.engine.rng import derive_seed, seed_cpu
+from hstpeft.engine.resume.batches import make_resumable, read_samples, seed_samples
+from hstpeft.engine.resume.rng import derive_seed, seed_cpu
 
 
 class Draws(Dataset):

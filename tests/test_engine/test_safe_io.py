@@ -1,6 +1,7 @@
 """What is entered while we work: what it lets through, and that it leaves nothing behind."""
 
 import io
+import json
 import os
 import pickle
 import sys
@@ -17,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hstpeft.compat import checkpoint_schemes
-from hstpeft.engine.safe_io import find_by_path, import_installed, read_plain, safe_io
+from hstpeft.engine.lookup import find_by_path, import_installed
+from hstpeft.engine.safe_io import read_plain, safe_io
 from hstpeft.errors import UserError
 
 
@@ -97,6 +99,33 @@ def test_only_installed_packages_are_imported(tmp_path, monkeypatch):
         with pytest.raises(ImportError):
             import_installed(name)
     assert import_installed('mmengine.registry') is mmengine.registry
+
+
+@pytest.mark.parametrize(
+    'kind', ['site-packages of the user', 'editable', 'editable by an old pip']
+)
+def test_packages_of_every_way_to_install_are_imported(tmp_path, monkeypatch, kind):
+    home, project = tmp_path / 'home', tmp_path / 'my project'
+    root = home if kind.startswith('site') else project / 'src'
+    name = f'installed_{len(kind)}'
+    (root / name).mkdir(parents=True)
+    (root / name / '__init__.py').write_text('')
+    info = home / f'{name}-1.0.dist-info'
+    info.mkdir(parents=True)
+    (info / 'METADATA').write_text(f'Name: {name}\nVersion: 1.0\n')
+    monkeypatch.syspath_prepend(root)
+    monkeypatch.setattr('site.getusersitepackages', lambda: str(home))
+    if kind != 'site-packages of the user':
+        direct_url = {'url': project.as_uri(), 'dir_info': {}}
+        (info / 'direct_url.json').write_text(json.dumps(direct_url))  # installed from there, once
+        with pytest.raises(ImportError, match='no installed package'):
+            import_installed(name)
+        direct_url['dir_info']['editable'] = True
+        if kind == 'editable':
+            (info / 'direct_url.json').write_text(json.dumps(direct_url))
+        else:
+            (home / f'{name}.egg-link').write_text(f'{root}\n../\n')
+    assert import_installed(name).__name__ == name
 
 
 def test_pickles_are_still_written():

@@ -100,7 +100,7 @@ def test_R5_at_every_instant_a_valid_file_exists(task, tmp_path, monkeypatch, pl
 
 def test_R5_without_our_hook_there_are_instants_with_none(task, tmp_path, monkeypatch):
     """The control: what the watch sees is the work of SafeCheckpointHook."""
-    monkeypatch.setattr('hstpeft.engine.runner.safe', lambda hook: hook)
+    monkeypatch.setattr('hstpeft.engine.runner.make_safe', lambda hook: hook)
     watch = Watch(tmp_path / 'work', monkeypatch)
     with pytest.raises(AssertionError):
         tiny.train(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hstpeft.engine import RNGStateHook, batches, latest_checkpoint
-from hstpeft.engine.resume import ResumeHook
+from hstpeft.engine import RNGStateHook, latest_checkpoint
+from hstpeft.engine.resume import batches
+from hstpeft.engine.resume.state import ResumeHook
 from tests.support import tiny
 from tests.support.resuming import WORKERS, assert_equal, cut_off, state, train
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
-from hstpeft.engine.settings import RULES, changes, check_resume, keep_seed, record
+from hstpeft.engine.resume.settings import RULES, changes, check_resume, keep_seed, record
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.paths import ROOT

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from hstpeft.engine import latest_checkpoint
-from hstpeft.engine.signals import SIGNALS
+from hstpeft.engine.resume.signals import SIGNALS
 from hstpeft.errors import InterruptedRun
 from tests.support import tiny
 from tests.support.resuming import WORKERS, assert_equal, state, train

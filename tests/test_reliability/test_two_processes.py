@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hstpeft.engine import init_process_group
-from hstpeft.engine.unused import unused_parameters_named
+from hstpeft.engine.faults.unused import unused_parameters_explained
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.launchers import finish, start
@@ -94,10 +94,10 @@ def test_X5_the_error_of_torch_gets_names_too():
         model = DistributedDataParallel(HalfUsed())
         runner = SimpleNamespace(model=model)
         message = r'idle\.weight, idle\.bias: trainable, but without'
-        with pytest.raises(UserError, match=message), unused_parameters_named(runner):
+        with pytest.raises(UserError, match=message), unused_parameters_explained(runner):
             for _ in range(2):
                 model(torch.ones(1, 2)).sum().backward()
-        with pytest.raises(RuntimeError, match='another'), unused_parameters_named(runner):
+        with pytest.raises(RuntimeError, match='another'), unused_parameters_explained(runner):
             raise RuntimeError('another')
     finally:
         dist.destroy_process_group()

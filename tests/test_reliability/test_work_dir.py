@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from hstpeft.engine import latest_checkpoint
-from hstpeft.engine.work_dir import LOCK, locked, set_aside
+from hstpeft.engine.resume.work_dir import LOCK, locked, set_aside
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.paths import ROOT
 from tests.support.resuming import assert_equal, cut_off, state, train
 
 HOLD = (
-    'import sys, time; from hstpeft.engine.work_dir import locked\n'
+    'import sys, time; from hstpeft.engine.resume.work_dir import locked\n'
     'with locked(sys.argv[1]):\n print("held", flush=True); time.sleep(600)'
 )
 

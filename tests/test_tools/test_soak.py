@@ -5,17 +5,18 @@ import json
 import os
 import random
 import signal
-import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hstpeft.delta import load_checkpoint, save_delta
+from hstpeft.engine.config import load_config
 from tests.support import tiny
+from tests.support.leaves import LEAVES
 from tools import soak
-from tools.soak_parts import checks, corruptions, kills
+from tools.soak_parts import checks, configs, corruptions, kills
+from tools.soak_parts.config_mistakes import KINDS, Mistake, mistakes
 from tools.soak_parts.toy import Variant, write_config, write_toy
 from tools.soak_parts.victim import Trigger, read_trace
 
@@ -52,22 +53,40 @@ def test_S13_a_slice_of_random_damages_is_refused_or_harmless(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.host
 def test_U1_a_slice_of_wrong_configs_is_refused_in_one_line(tmp_path):
-    summary = slice_of('configs', 10, tmp_path)
+    summary = slice_of('configs', 20, tmp_path)
     assert not summary['failures']
-    assert summary['count'] == 10
+    assert summary['refused'] == summary['count'] == 20
+    assert not any((tmp_path / 'work' / 'configs').iterdir())
 
 
-def test_what_the_configs_part_finds_counts_as_failures(tmp_path, monkeypatch, capsys):
-    found = dict(count=3, refused=1, accepted_silently=['a=1'], tracebacks=['b=2'], seed=7)
-    part = SimpleNamespace(run=lambda count, seed: dict(found))
-    monkeypatch.setitem(sys.modules, 'tools.soak_parts.configs', part)
-    summary = slice_of('configs', 3, tmp_path)
-    assert summary['failures'] == [
-        dict(error='accepted_silently', config='a=1'),
-        dict(error='tracebacks', config='b=2'),
+def test_configs_that_are_accepted_or_end_in_a_traceback_are_failures(
+    tmp_path, monkeypatch, capsys
+):
+    mistake = Mistake('wrong_kind', 'model.head', 5)
+    trials = [
+        configs.Trial('detection', mistake, 'file', outcome, 'what was said', False)
+        for outcome in ('refused', 'accepted', 'traceback')
     ]
+    monkeypatch.setattr(configs, '_trials', lambda folder, count, rng: trials)
+    summary = slice_of('configs', 3, tmp_path)
+    told = 'detection, wrong_kind by file: model.head=5: what was said'
+    assert summary['failures'] == [
+        dict(error='accepted', config=told),
+        dict(error='traceback', config=told),
+    ]
+    assert summary['key_not_named'] == [told]
+    assert (summary['refused'], summary['kinds']) == (1, {'wrong_kind': 3})
     assert capsys.readouterr().out.count('configs failed: ') == 2
+
+
+def test_mistakes_are_of_all_kinds_and_repeat_with_their_seed():
+    config = load_config(LEAVES['hst_vit-mini_1xb32-12e_rendered']).to_dict()
+    drawn = [mistakes(config, random.Random(3)) for _ in range(2)]
+    first, second = ([repr(next(stream)) for _ in range(60)] for stream in drawn)
+    assert first == second
+    assert all(any(kind.__name__ in text for text in first) for kind in KINDS)
 
 
 @pytest.fixture(params=corruptions.SUFFIXES)

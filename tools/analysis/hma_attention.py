@@ -26,7 +26,7 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 
 from hstpeft.apis import init_model
-from hstpeft.engine.launch import OptionAction, add_safe_config, check_config
+from hstpeft.engine.launch import OptionAction, add_safe_config
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.models.heads import HMAClsHead
@@ -140,13 +140,18 @@ def main(arguments: list[str] | None = None) -> None:
     add_safe_config(parser)
     options = parser.parse_args(arguments)
     with one_line_errors('hma_attention.py'):
-        check_config(options)
         if not 0 <= options.show < len(options.images):
             raise UserError(
                 f'--show {options.show} is not between 0 and {len(options.images) - 1}, the last '
                 'of --images'
             )
-        model = init_model(options.config, options.checkpoint, 'cpu', options.cfg_options)
+        model = init_model(
+            options.config,
+            options.checkpoint,
+            'cpu',
+            options.cfg_options,
+            safe_config=options.safe_config,
+        )
         if not isinstance(model.head, HMAClsHead):
             raise UserError(
                 f'the head is a {type(model.head).__name__}, not an hstpeft.HMAClsHead: it has no '

@@ -4,10 +4,10 @@
 
 Ours is `CheckedRunner` with all `PROMISED_HOOKS` and whatever else it does; mmengine's is its plain
 `Runner` with its default hooks alone. Both train a ViT-Ti/16 with HST in short turns, ours,
-mmengine's, mmengine's, ours, so that what else the machine does strikes both. A step is timed from
+mmengine's, mmengine's, ours, so that other load on the machine affects both. A step is timed from
 the end of one to the end of the next, all hooks included, by mmengine's own timer; the images are
-kept in memory. The time within the promised hooks is also taken by itself: of a difference below a
-hundredth it is the surer measure.
+kept in memory. The time within the promised hooks is also taken by itself, which is the more reliable
+measure of a difference below one percent.
 
 A save is that of the CheckpointHook at the end of an epoch, with optimiser; of HST, whose
 checkpoints are small, and of full fine-tuning. The work folder should lie on the disk that is used

@@ -14,7 +14,7 @@ from hstpeft.delta import check_state_dict, make_delta, save_delta
 from hstpeft.delta.reading import open_source, read_torch
 from hstpeft.delta.state import frozen_trunk_tensors
 from hstpeft.delta.writing import write_file
-from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust, check_config
+from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust
 from hstpeft.errors import UserError, one_line_errors
 
 Split = Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], dict[str, Tensor]]]
@@ -46,19 +46,21 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
         join: Writes them; the inverse of ``split``.
     """
     with one_line_errors(tool):
-        check_config(options)
         if options.direction == 'to-official':
             model = init_model(
                 options.config,
                 options.source,
                 'cpu',
                 options.cfg_options,
+                safe_config=options.safe_config,
                 trust=options.trust_checkpoint,
             )
             official = to_official(model, join)
             write_tensors({'model': official}, options.output)
         else:
-            model = init_model(options.config, None, 'cpu', options.cfg_options)
+            model = init_model(
+                options.config, None, 'cpu', options.cfg_options, safe_config=options.safe_config
+            )
             state = to_delta(model, read_official(options.source, options.trust_checkpoint), split)
             save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')

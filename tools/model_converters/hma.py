@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from hstpeft.apis import init_model
 from hstpeft.delta import make_delta, save_delta
-from hstpeft.engine.launch import check_config
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.official.hma import ENCODERS, join_hma, split_hma
 from tools.model_converters.convert import make_parser, read_official, to_delta, write_tensors
@@ -76,13 +75,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     with one_line_errors('hma.py'):
-        check_config(options)
         if options.direction == 'to-official':
             model = init_model(
                 options.config,
                 options.source,
                 'cpu',
                 options.cfg_options,
+                safe_config=options.safe_config,
                 trust=options.trust_checkpoint,
             )
             official = to_official(model)
@@ -93,7 +92,9 @@ def main(arguments: list[str] | None = None) -> None:
             if options.own_trunk:
                 write_trunk(official, options.own_trunk)
                 overrides['model.backbone.trunk.weights'] = str(options.own_trunk)
-            model = init_model(options.config, None, 'cpu', overrides)
+            model = init_model(
+                options.config, None, 'cpu', overrides, safe_config=options.safe_config
+            )
             state = to_delta(model, official, functools.partial(split_for, model))
             save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')

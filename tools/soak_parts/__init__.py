@@ -4,4 +4,4 @@ from collections.abc import Callable
 from typing import Any
 
 Advance = Callable[[dict[str, Any] | None], None]
-"""What a part calls behind each trial, with its story if it failed."""
+"""What a part calls after each trial, with its story if it failed."""

@@ -116,7 +116,7 @@ def checkpoints(work_dir: Path) -> list[Path]:
 
 
 def readable(work_dir: Path) -> dict[Path, int]:
-    """Return the checkpoints that can be read, with the steps behind each."""
+    """Return the checkpoints that can be read, with the steps done in each."""
     valid = {}
     for path in checkpoints(work_dir):
         try:
@@ -127,13 +127,13 @@ def readable(work_dir: Path) -> dict[Path, int]:
 
 
 def newest(work_dir: Path) -> Path:
-    """Return the readable checkpoint with the most steps behind it."""
+    """Return the readable checkpoint with the most steps done."""
     valid = readable(work_dir)
     return max(valid, key=valid.__getitem__)
 
 
 def steps_done(work_dir: Path) -> int:
-    """Return how many steps the best readable checkpoint has behind it."""
+    """Return how many steps are done in the best readable checkpoint."""
     return max(readable(work_dir).values(), default=0)
 
 

@@ -10,7 +10,6 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from hstpeft.engine.checks.values import problems_of
 from hstpeft.engine.config import load_config
 from hstpeft.engine.runner import CheckedRunner
+from tools.soak_parts import Advance
 from tools.soak_parts.config_mistakes import REMOVED, Mistake, mistakes
 from tools.soak_parts.config_tasks import write_leaves
 from tools.train import main
@@ -53,33 +53,40 @@ class Trial(NamedTuple):
         return f'{self.task}, {self.mistake.kind} by {self.by}: {value}: {self.said}'[:600]
 
 
-def run(count: int, seed: int) -> dict[str, Any]:
+def run(count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]:
     """Try random wrong configs.
 
     Args:
-        count: How many.
-        seed: Decides which.
+        count: Number of configs.
+        seed: Decides what is wrong in them.
+        folder: Empty or new; for their files while they run.
+        advance: Called after each trial, with its story if it failed.
 
     Returns:
-        Numbers of outcomes, and what was accepted or ended in a traceback.
+        ``count``, ``failures`` (each with error and config), how many were ``refused`` and how many of
+        these in the first step, which of the lines do not name the key, and the ``kinds`` of mistakes.
     """
-    start = time.monotonic()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix='hstpeft-configs-') as folder:
-        trials = [*_trials(Path(folder), count, random.Random(seed))]
-    refused = [trial for trial in trials if trial.outcome == 'refused']
-    unnamed = [trial for trial in refused if not _is_named(trial)]
-    return {
-        'count': count,
-        'seed': seed,
-        'refused': len(refused),
-        'refused_in_first_step': sum(trial.in_step for trial in refused),
-        'key_not_named': [trial.described() for trial in unnamed],
-        'accepted_silently': [t.described() for t in trials if t.outcome == 'accepted'],
-        'tracebacks': [t.described() for t in trials if t.outcome == 'traceback'],
-        'kinds': dict(Counter(trial.mistake.kind for trial in trials)),
-        'seconds': round(time.monotonic() - start, 1),
-    }
+    folder.mkdir(parents=True, exist_ok=True)
+    refused, failures, kinds = [], [], Counter()
+    with tempfile.TemporaryDirectory(dir=folder) as home:
+        for trial in _trials(Path(home), count, random.Random(seed)):
+            kinds[trial.mistake.kind] += 1
+            failure = None
+            if trial.outcome == 'refused':
+                refused.append(trial)
+            else:
+                failure = dict(error=trial.outcome, config=trial.described())
+                failures.append(failure)
+            advance(failure)
+    return dict(
+        count=count,
+        failures=failures,
+        refused=len(refused),
+        refused_in_first_step=sum(trial.in_step for trial in refused),
+        key_not_named=[trial.described() for trial in refused if not _is_named(trial)],
+        kinds=kinds,
+    )
 
 
 def _trials(folder: Path, count: int, rng: random.Random) -> Iterator[Trial]:

@@ -40,7 +40,7 @@ def run(count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]
         count: Number of damaged files per format.
         seed: Decides the damages.
         folder: Empty or new; the files of failures are left in it.
-        advance: Called behind each file, with its story if it failed.
+        advance: Called after each file, with its story if it failed.
 
     Returns:
         ``count`` of all, ``failures`` (each with format, number, damage and error), and how many

@@ -41,7 +41,7 @@ def run(count: int, seed: int, folder: Path, advance: Advance) -> dict[str, Any]
         count: Number of trials.
         seed: Decides their variants and interruptions.
         folder: Empty or new; the folders of failed trials are left in it.
-        advance: Called behind each trial, with its story if it failed.
+        advance: Called after each trial, with its story if it failed.
 
     Returns:
         ``count``, ``failures`` (each with trial, variant, interruptions, error and the log's end),
@@ -101,7 +101,7 @@ def undisturbed(folder: Path, variant: Variant) -> Reference:
 
 
 def draw(rng: random.Random, reference: Reference, steps: int, done: int) -> Trigger:
-    """Draw an interruption of a training that goes on behind its first ``done`` of all steps."""
+    """Draw an interruption of a training that goes on after its first ``done`` of all steps."""
     kind, part, bytes_part = rng.choice(KINDS), rng.random(), rng.random()
     name = rng.choice(('SIGKILL', 'SIGKILL', *SIGNALS))
     second = rng.choice(('', *SIGNALS)) if name != 'SIGKILL' else ''
@@ -111,7 +111,7 @@ def draw(rng: random.Random, reference: Reference, steps: int, done: int) -> Tri
     if kind == 'step':
         return Trigger(kind, name, second, at=done + int(part * (steps - done)))
     if kind == 'write':
-        # The delta is written like the checkpoints, behind the last one.
+        # The delta is written like the checkpoints, after the last one.
         at = 1 + int(part * (reference.saves * left + 1))
         last = at > reference.saves * left
         size = reference.delta_bytes if last else reference.checkpoint_bytes

@@ -37,15 +37,15 @@ class Trigger(NamedTuple):
     """When a training is interrupted, and how.
 
     Attributes:
-        kind: ``never``; ``time``: after seconds, from outside; ``step``: behind a training step;
+        kind: ``never``; ``time``: after seconds, from outside; ``step``: after a training step;
             ``write``: while the files of a save are written; ``call``: at a call of `CALLS` (so
             between the write, its fsync, the rename and the removal of an older file);
-            ``next write``: in whatever is written behind such a call.
+            ``next write``: in whatever is written after such a call.
         signal: Name of what is sent; a write ends with SIGXFSZ, which nobody handles either.
         second: Name of a signal that follows while the first is being obeyed, or empty.
         at: Seconds, or number of the step, of the save or of the call.
         size: Bytes of the file that a write still makes.
-        after: Whether a ``call`` is interrupted behind it and not before.
+        after: Whether a ``call`` is interrupted after it and not before.
     """
 
     kind: str = 'never'
@@ -129,7 +129,7 @@ class _Notes:
 
 
 class _Watch(Hook):
-    """Notes each step and save, and interrupts behind a step or within a write."""
+    """Notes each step and save, and interrupts after a step or within a write."""
 
     def __init__(self, note: _Notes, trigger: Trigger) -> None:
         self.note, self.trigger, self.saves, self.fired = note, trigger, 0, False

@@ -2,6 +2,8 @@
 
 When and by whom:
 
+* `config` (overrides), `inheritance` (what files set), `safe_config` (with ``--safe-config``) and
+  `evaluated`: `load_config`.
 * `values` (keys, kinds and ranges: `parts`, `signature`, `types`, `plain`, `ranges`) and `paths`,
   before anything is loaded: `launch.build_runner` (tools/train.py, tools/test.py).
 * `model` (`channels`, `img_norm`), when the model has been built: `build_runner`, `apis.init_model`.

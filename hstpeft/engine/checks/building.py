@@ -1,7 +1,8 @@
-"""An error before the first training step is over is one of the config: a line that names the key."""
+"""An error before the first step is over is one of the config: a line that names the key."""
 
 import difflib
 import linecache
+import logging
 import re
 import textwrap
 import traceback
@@ -19,7 +20,7 @@ from hstpeft.engine.checks.signature import signature
 from hstpeft.errors import UserError
 
 _WORKER = 'Original Traceback (most recent call last)'
-# What of the runner works on which key, where no part of it is being built.
+# Methods of the runner and the key that each works on, for errors while no part is being built.
 _WORKERS = {
     'build_evaluator': 'evaluator',
     'build_log_processor': 'log_processor',
@@ -44,8 +45,8 @@ def one_line_until(
 ) -> Iterator[None]:
     """Turn any error of a run that has not begun into a `UserError` that names the key.
 
-    Whatever it is, nothing has been trained, and what the user can change is the config. An error
-    of later keeps its traceback.
+    Whatever it is, nothing has been trained, and what the user can change is the config. A later error
+    keeps its traceback.
 
     Args:
         has_begun: Whether the first step is over.
@@ -62,15 +63,21 @@ def one_line_until(
     except Exception as error:  # registries and constructors raise anything
         if has_begun():
             raise
-        if _WORKER in str(error):  # of a loader's worker: what went wrong there must be seen
-            print_log(str(error), logger='current', level=40)
+        if _WORKER in str(error):  # the only traceback from a loader's worker
+            print_log(str(error), logger='current', level=logging.ERROR)
         raise UserError(explain(error, cfg, model())) from error
 
 
 def explain(
     error: Exception, cfg: Config | Mapping[str, Any], model: nn.Module | None = None
 ) -> str:
-    """Write an error out in a line: the key and value that it is about, and what it said."""
+    """Describe an error in one line: the key and value that it is about, and its message.
+
+    Args:
+        error: With its traceback.
+        cfg: Config of the run, or the part that is being built.
+        model: Helps to name the module that failed.
+    """
     cfg = cfg.to_dict() if isinstance(cfg, Config) else cfg
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     key, value = _built_part(frames, cfg)
@@ -128,7 +135,7 @@ def _parts(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
 
 
 def _module(frames: list[FrameType], model: nn.Module) -> str:
-    """Name the innermost module of a model that was at work."""
+    """Name the innermost module of a model that was running."""
     names = {id(module): name for name, module in model.named_modules()}
     owners = [id(frame.f_locals.get('self')) for frame in frames]
     working = [names[owner] for owner in owners if owner in names]
@@ -151,7 +158,7 @@ def _short(value: Any) -> str:
 
 
 def _source(error: Exception) -> str:
-    """Return the line that raised an error without words."""
+    """Return the source line that raised an error, for one without a message."""
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     return linecache.getline(frame.f_code.co_filename, line).strip()
 

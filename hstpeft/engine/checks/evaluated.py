@@ -1,4 +1,4 @@
-"""Values of a config with which the hosts would run code that stands in no Python config."""
+"""Values of a config that would make a host run code that is in no Python config."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from hstpeft.errors import UserError
 
 _NAME = re.compile(r'[\w./:@-]+')
-# Text that a host gives to `eval`: a dtype, nms of mmcv, the motion model of a tracker.
+# A host gives these to `eval`: the type of an nms in mmcv, a dtype, the motion model of a tracker.
 _EVALUATED = ('type', 'dtype', 'warp_mode')
 _RUNNING = {
     'trust_remote_code': 'it runs Python files of the Hugging Face hub: install that code',

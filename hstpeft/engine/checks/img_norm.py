@@ -1,5 +1,6 @@
 """Are images normalised as the trunk's weights expect it? Other values train silently worse."""
 
+import logging
 from collections.abc import Iterable
 
 from mmengine.logging import print_log
@@ -37,7 +38,7 @@ def check_img_norm(model: nn.Module) -> None:
         f'{_written(expected)} (of 0..255): set these, unless the recipe or the weights mean '
         'something else',
         logger='current',
-        level=30,
+        level=logging.WARNING,
     )
 
 

@@ -1,7 +1,7 @@
-"""What is wrong with a data loader, said when it is built, or as soon as a batch shows it.
+"""What is wrong with a data loader, said when it is built or as soon as a batch shows it.
 
-Building is before any hook runs: mmengine itself breaks off while it packs no records, and an infinite
-sampler looks for the first one for ever.
+It is built before any hook runs: of an empty data set mmengine fails to pack the records, and an
+infinite sampler looks for the first one for ever.
 """
 
 from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ def check_loader(name: str, loader: DataLoader) -> None:
 
 
 def name_bad_files(name: str, loader: DataLoader) -> None:
-    """Let the data sets of a loader name a file that they cannot read, whatever host they are of."""
+    """Let the data sets of a loader name a file that they cannot read, whichever host they are from."""
     for _, part in datasets_in(f'{name}.dataset', loader.dataset):
         name_files(getattr(part, 'pipeline', None))
 
@@ -59,8 +59,8 @@ def check_none_empty(name: str, dataset: Any) -> None:
 
 
 @contextmanager
-def explained_batches() -> Iterator[None]:
-    """Say what an error means that a loader, or a batch of it, causes while a runner works.
+def batches_explained() -> Iterator[None]:
+    """Say what an error means that a loader or a batch causes while a runner works.
 
     Raises:
         LostProcessError: A loader worker died.

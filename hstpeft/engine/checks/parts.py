@@ -57,12 +57,13 @@ def _target(key: str, options: Mapping) -> Any:
         return DataLoader
     kind = options.get('type', _default_type(key, options))
     if isinstance(kind, str):
-        return only_class(kind, DefaultScope.get_current_instance() and _scope())
+        return _only_class(kind, _scope())
     return kind if callable(kind) else None
 
 
-def _scope() -> str:
-    return DefaultScope.get_current_instance().scope_name
+def _scope() -> str | None:
+    current = DefaultScope.get_current_instance()
+    return None if current is None else current.scope_name
 
 
 def _default_type(key: str, options: Mapping) -> str | None:
@@ -78,12 +79,12 @@ def _default_type(key: str, options: Mapping) -> str | None:
 
 
 @functools.cache
-def only_class(kind: str, scope: str | None) -> Any:
+def _only_class(kind: str, scope: str | None) -> Any:
     """Find the one class of a type name in mmengine's registries; None if there are none or two.
 
     Args:
         kind: e.g. ``mmseg.FPNHead``.
-        scope: Where a name without prefix is looked up; it is in force already.
+        scope: The default scope, which is in force already: a part of the cache's key.
     """
     found = []
     for name in dir(root):

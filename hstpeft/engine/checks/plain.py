@@ -1,7 +1,7 @@
-"""Keys of mappings without a class, from which mmengine and the hosts take what they know.
+"""Keys of mappings without a class, from which mmengine and the hosts take the keys that they know.
 
-What they do not know they leave, without a word. Unions over all methods of the hosts: a table says
-that some part reads a key, not that this one does.
+They ignore all others without a word. A table is a union over the methods of a host: it says that some
+part reads a key, not that this one does.
 """
 
 from collections.abc import Mapping, Set
@@ -95,7 +95,7 @@ def known_keys(part: Part, cfg: Mapping[str, Any]) -> Set[str] | None:
 
 
 def resembling_keys(part: Part) -> Set[str]:
-    """List the keys that a mapping of any keys is likely to mean: it may have others."""
+    """List the keys that are likely to be meant in a mapping that may have any."""
     if part.name == 'metainfo':
         return {'classes', 'palette'}
     return _HOOKS if part.key == 'default_hooks' else frozenset()

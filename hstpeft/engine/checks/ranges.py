@@ -1,4 +1,4 @@
-"""Ranges of numbers in a config, by the name of the argument: what lies outside is taken, or fails late.
+"""Ranges of numbers in a config, by the name of the argument: others are accepted, or fail late.
 
 A name means the same in mmengine and in the hosts; where it does not, it is not listed here.
 """
@@ -14,8 +14,8 @@ class Range(NamedTuple):
     """What a number may be.
 
     Attributes:
-        holds: Whether it may be this one.
-        said: In words.
+        holds: Whether a number lies in it.
+        said: The range in words.
     """
 
     holds: Callable[[float], bool]
@@ -66,7 +66,7 @@ _BY_NAME: dict[Range, tuple[str, ...]] = {
 }  # fmt: skip
 RANGES = {name: allowed for allowed, names in _BY_NAME.items() for name in names}
 _PACKAGES = ('hstpeft', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'timm', 'torch')
-# Their momentum or interval is another thing.
+# Below these keys the name means something else.
 _OTHERWISE = {
     'interval': ('model.',),
     'momentum': ('model.', 'custom_hooks'),
@@ -78,8 +78,8 @@ def out_of_range(part: Part) -> Iterator[tuple[str, Any, str]]:
     """Yield the options of a part that no run can mean: name, value and what they must be.
 
     Args:
-        part: Of a config; values that are no numbers are left to others, and so are the options of
-            the user's own classes, which may mean what they like.
+        part: Of a config. Values that are no numbers are checked elsewhere; in the user's own classes
+            a name may mean anything.
     """
     if part.target is not None and part.target.__module__.partition('.')[0] not in _PACKAGES:
         return

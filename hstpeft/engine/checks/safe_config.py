@@ -1,6 +1,6 @@
-"""`--safe-config`: a config of a stranger may set values, and do nothing else.
+"""`--safe-config`: a stranger's config may set values and do nothing else.
 
-Everything is decided before mmengine runs a line, on the text of the file and of all its bases.
+This is decided on the text of the file and of all its bases, before mmengine runs a line.
 """
 
 import ast
@@ -20,9 +20,9 @@ SHIPPED_PROGRAMS = (
     '_base_/datasets/custom_detection.py',
     '_base_/datasets/custom_segmentation.py',
 )
-"""Bases of ours that look at the user's data, and are trusted as the rest of hstpeft is."""
-# What mmengine puts into the text before it parses it. A default is text of the file too, and of the
-# user's variables only those may be asked for that say where data lie, and which.
+"""Bases of ours that look at the user's data; trusted like the rest of hstpeft."""
+# What mmengine replaces in the text before it parses it. A default becomes text of the file, and only
+# variables that say where data lie, and which, may be read from the environment.
 _PLACEHOLDER = re.compile(
     r'\{\{ ?(?:file(?:Dirname|Basename|BasenameNoExtension|Extname)|\$\w+_(?:ROOT|TASK|SIZE|WEIGHTS):[\w./-]*) ?\}\}'
 )

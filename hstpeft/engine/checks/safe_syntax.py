@@ -11,7 +11,7 @@ _CALLS = {'dict', 'list', 'tuple', 'range', 'len', 'int'}
 _METHODS = {'get', 'join'}
 _BASE = '_base_'
 _FORBIDDEN = {'custom_imports': 'custom_imports runs the modules that it names'}
-# Checked through their parts alone. A power and a shift are left out: they fill the memory at once.
+# Only their parts need a check. Powers and shifts are left out: they can fill the memory at once.
 _PLAIN = (
     ast.Module, ast.Expr, ast.Assign, ast.Delete, ast.If, ast.Constant, ast.List, ast.Tuple, ast.Set,
     ast.Dict, ast.keyword, ast.Starred, ast.Subscript, ast.Slice, ast.JoinedStr, ast.UnaryOp,
@@ -22,10 +22,10 @@ _PLAIN = (
 
 
 class Refused(UserError):
-    """What a config of a stranger may not do.
+    """A stranger's config does what it may not.
 
     Attributes:
-        line: Where it stands; 0 if in no line.
+        line: Where; 0 if in no single line.
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -47,7 +47,7 @@ def check_syntax(tree: ast.Module) -> Sequence[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
-    # A name that is set below its use would be Python's own until then: `print`, `exec`.
+    # Above the line that sets it, a name like `exec` would still be Python's own.
     for name in sorted(own & set(dir(builtins))):
         raise Refused(0, f'{name} must stay what it is in Python')
     for name in own & _FORBIDDEN.keys():
@@ -90,7 +90,7 @@ def _check_call(node: ast.Call) -> None:
 
 
 def _check_attribute(node: ast.Attribute) -> None:
-    """Let through what is read of the bases, `_base_.model.neck`, also under another name."""
+    """Allow reading from the bases, `_base_.model.neck`, under another name too."""
     if node.attr.startswith('_') or not isinstance(node.ctx, ast.Load):
         _refuse(node, f'the attribute {node.attr}')
     value: ast.AST = node.value

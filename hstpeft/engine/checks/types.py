@@ -1,8 +1,8 @@
-"""Does a value of a config fit the annotation of the argument that it is for?
+"""Whether a value of a config fits the annotation of the argument that it is for.
 
 Only plain annotations are judged (numbers, switches, texts, lists and mappings of them, unions and
-literals). Of foreign classes less is asked: their annotations are for readers, and their own configs
-write lists for tuples, 1 for 1.0 and None where it says nothing of None.
+literals). Foreign classes are judged more leniently: their annotations are for readers, and their own configs
+write lists for tuples, 1 for 1.0, and None where the annotation does not mention it.
 """
 
 import collections.abc

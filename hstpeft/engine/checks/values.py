@@ -1,4 +1,4 @@
-"""Everything in a config that a run would take without a word, or stumble over late."""
+"""Wrong keys and values of a config that a run would ignore, or only fail on late."""
 
 import difflib
 import importlib.util
@@ -46,7 +46,7 @@ _KINDS = {
 # Another tool builds them, or a run of several processes.
 _BUILT_LATER = ('model_wrapper_cfg', 'test_dataloader', 'test_evaluator', 'val_dataloader')
 _REGISTRIES = ('registry', 'registry.py')
-# No arguments of the class that is named, which hands them on.
+# Options that a class hands on, so that they are not among its arguments.
 _FORWARDED = {'convert_to_iter_based': bool, 'keep_ratio': bool}
 
 
@@ -91,7 +91,7 @@ def problems_of(cfg: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _has_registry(scope: str) -> bool:
-    # The folder alone is looked at: to search within a package would import it, whosever it is.
+    # Only the folder is looked at: searching within a package would import it, whoever wrote it.
     spec = importlib.util.find_spec(scope) if scope.isidentifier() else None
     folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     return any((folder / name).exists() for folder in folders for name in _REGISTRIES)
@@ -116,7 +116,7 @@ def _unknown(part: Part) -> Iterator[tuple[str, Any, str]]:
 
 
 def _arguments_if_open(part: Part) -> Set[str]:
-    """List the arguments of a class that takes others too, and may use none of them."""
+    """List the arguments of a class that also takes any others."""
     found = None if part.target is None else _signature(part.target)
     return {*found.arguments, 'type', '_scope_'} if found and found.is_open else frozenset()
 
@@ -141,7 +141,7 @@ def _misfits(part: Part) -> Iterator[tuple[str, Any, str]]:
 
 
 def _no_choice(part: Part, at: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield the options without a class that are not of their kind, or none of their choices."""
+    """Yield options of parts without a class that are of another kind or none of their choices."""
     for name, value in part.options.items():
         kind = _KINDS.get(f'{at}{name}', _FORWARDED.get(name))
         if kind is not None and not fits(value, Argument(kind, None), is_ours=True):

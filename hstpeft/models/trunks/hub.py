@@ -15,7 +15,7 @@ FINGERPRINTS = {
         '8cffac723c9642736a5586cb5ffe4975209551839806f4457f1852b0fce28260'
     ),
 }
-"""`delta.fingerprint` of the trunks of ours that were at hand, by timm's name, without classifier."""
+"""Known `delta.fingerprint` of trunks without classifier, by timm's name; others are not compared."""
 # timm takes the first of them that a repository has.
 _FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -44,7 +44,7 @@ def download_weights(arch: str, tag: str, file_types: tuple[str, ...]) -> dict[s
     try:
         state = timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # hub, requests and socket errors share no base class
-        _check_cache(name)  # a damaged file explains it better
+        _check_cache(name)  # if a file is damaged, this is the better error
         reason = str(error).split('\n')[0][:200]
         raise UserError(
             f'trunk.weights {name} cannot be downloaded ({type(error).__name__}: {reason}): check '
@@ -55,7 +55,7 @@ def download_weights(arch: str, tag: str, file_types: tuple[str, ...]) -> dict[s
 
 
 def check_trunk(arch: str, tag: str, tensors: dict[str, Tensor]) -> None:
-    """Compare downloaded trunk weights with what is known of them, if anything is.
+    """Compare the fingerprint of downloaded trunk weights with the known one, if there is one.
 
     Raises:
         UserError: They are others; both fingerprints are named.

@@ -32,7 +32,7 @@ def seed_cpu(seed: int) -> None:
 
 @contextmanager
 def cpu_random_state_kept() -> Iterator[None]:
-    """Give python's, numpy's and torch's generators of the CPU their state of before back."""
+    """Leave python's, numpy's and torch's generators of the CPU in the state they were in."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -47,8 +47,8 @@ def seed_worker(worker_id: int, **unused: int) -> None:
     """Seed a loader's worker from the loader's own draw, another one each epoch.
 
     mmengine's default gives every worker the same seed in every epoch, so that augmentations
-    repeat. In our own runs each sample is seeded besides (`hstpeft.ResumableBatches`); with a
-    host's runner the loader must not be persistent for an exact resume.
+    repeat. In our own runs each sample is seeded as well (`hstpeft.ResumableBatches`); with a host's
+    runner a resume is exact only if workers are not persistent.
 
     Args:
         worker_id: Number of the worker in its loader; torch has added it to the seed already.
@@ -61,7 +61,8 @@ def seed_worker(worker_id: int, **unused: int) -> None:
 class RNGStateHook(Hook):
     """Seed the random numbers of each epoch and step from the run's seed and their number.
 
-    A resumed run then equals an unbroken one, and a validation does not change the training.
+    A resumed run then equals an unbroken one, and a validation does not change the training. The name
+    is kept for configs of the time when it saved the generators' states.
     """
 
     # Before any hook that draws.
@@ -77,7 +78,7 @@ class RNGStateHook(Hook):
 
 
 def _seed(runner: Runner, unit: str, number: int) -> None:
-    # With `diff_rank_seed` the seed is another one in each process.
+    # With `diff_rank_seed` each process has a seed of its own.
     seed = derive_seed(runner.seed, unit, number)
     seed_cpu(seed)
     if torch.cuda.is_available():

@@ -1,5 +1,6 @@
 """mmengine's training loops, which go on in the middle of a pass over the data."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hstpeft.engine.batches import ResumableBatches
+from hstpeft.engine.resume.batches import ResumableBatches
 from hstpeft.registry import LOOPS
 
 
@@ -17,7 +18,8 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     """Epoch-based training that goes on from a checkpoint within an epoch.
 
     Attributes:
-        epoch_begin: The iteration at which the epoch that runs, or comes next, began.
+        epoch_begin: The iteration at which the current epoch began, or the next one begins.
+        skipped: Batches of the current epoch that were trained on before the checkpoint.
     """
 
     epoch_begin = 0
@@ -89,7 +91,7 @@ class EndlessBatches:
             batches = self.loader.batch_sampler
             batches.start(batches.epoch + 1)
             self.iterator = iter(self.loader)
-        raise StopIteration  # a loader of no batches
+        raise StopIteration  # a loader without batches
 
     def close(self) -> None:
         """Let the loader's workers end."""
@@ -101,5 +103,5 @@ def _warn_of_other_data() -> None:
         '--resume: this train_dataloader cannot go on from a position: the data that follow are '
         'in another order or otherwise augmented than in an unbroken run',
         logger='current',
-        level=30,
+        level=logging.WARNING,
     )

@@ -13,8 +13,9 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hstpeft.engine.optimisers import before_each_step, shown, unwrapped
-from hstpeft.errors import NonFiniteError
+from hstpeft.engine.distributed import unwrapped
+from hstpeft.engine.faults.steps import before_each_step
+from hstpeft.errors import NonFiniteError, join_first
 from hstpeft.registry import HOOKS
 
 _ADVICE = (
@@ -24,7 +25,7 @@ _ADVICE = (
 
 
 class _Batch(NamedTuple):
-    """What an iteration computed since the last step: where it is logged, and its losses."""
+    """An iteration since the last step of the optimiser: its number, its images and its losses."""
 
     iteration: int
     images: list[str]
@@ -36,9 +37,12 @@ class FiniteNumbersHook(Hook):
     """Stop training before a step whose losses or gradients are NaN or infinite.
 
     All losses since the last step and all gradients are looked at together, so that a GPU is
-    waited for once a step. Under float16 loss scaling an infinite gradient is the scaler's matter,
-    and `SkippedStepsHook`'s; a loss is not. A checkpoint or a delta with such a weight is not
-    written: it is what a step of too high a rate leaves behind.
+    waited for once a step. Under float16 loss scaling infinite gradients are left to the scaler and
+    `SkippedStepsHook`; infinite losses are not. Nor is a checkpoint or a delta written whose weights
+    are not finite, as they are after a step of too high a rate.
+
+    Raises:
+        NonFiniteError: Names the loss, gradient or weight, and the images of the batch.
     """
 
     priority = 'VERY_HIGH'
@@ -51,16 +55,16 @@ class FiniteNumbersHook(Hook):
         self._from_the_start: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Look at what training starts from; from now on at each step."""
-        model = unwrapped(runner)
+        """Look at the weights that training starts from, and from now on at each step."""
+        model = unwrapped(runner.model)
         trainable = {name for name, p in model.named_parameters() if p.requires_grad}
         bad = set(_not_finite(dict(model.named_parameters()))) & trainable
         if bad:
             raise NonFiniteError(
-                f'{shown(sorted(bad))}: NaN or infinite before the first step: start from another '
+                f'{join_first(sorted(bad))}: NaN or infinite before the first step: start from another '
                 'checkpoint'
             )
-        # Masks of a host, filled with -inf, are as they should be.
+        # A host's masks may be filled with -inf on purpose.
         self._from_the_start = set(_not_finite({'state_dict': model.state_dict()}))
         self._runner = runner
         self._handles = before_each_step(runner, self._look)
@@ -73,7 +77,7 @@ class FiniteNumbersHook(Hook):
         self._handles, self._runner, self._data = [], None, None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note which images the losses to come are of."""
+        """Note the images that the next losses belong to."""
         self._data = data_batch
         self._batches.append(_Batch(runner.iter + 1, _image_paths(data_batch), {}))
 
@@ -91,7 +95,7 @@ class FiniteNumbersHook(Hook):
         bad = [name for name in _not_finite(parts) if name not in self._from_the_start]
         if bad:
             raise NonFiniteError(
-                f'{shown(bad)}: NaN or infinite at iteration {runner.iter + 1}, so that this '
+                f'{join_first(bad)}: NaN or infinite at iteration {runner.iter + 1}, so that this '
                 f'checkpoint is not written and the last one stays: {_ADVICE}'
             )
 
@@ -114,7 +118,7 @@ class FiniteNumbersHook(Hook):
         """Raise if a loss since the last step, or one of these gradients, is not finite."""
         values = [loss for batch in self._batches for loss in batch.losses.values()]
         if parameters:
-            # Of squares, for that is quickest by far; they may overflow where nothing else does.
+            # The norm of squares is the quickest by far; they may overflow though no gradient does.
             values.append(get_total_norm([p.grad for p in parameters]))
         if values:
             together = torch.stack([value.to(values[-1].device, torch.float64) for value in values])
@@ -136,8 +140,8 @@ class FiniteNumbersHook(Hook):
                 break
         if not what:
             ids = {id(p) for p in parameters if not p.grad.isfinite().all()}
-            names = [n for n, p in unwrapped(self._runner).named_parameters() if id(p) in ids]
-            what = f'the gradient of {shown(names)} is NaN or infinite'
+            names = [n for n, p in unwrapped(self._runner.model).named_parameters() if id(p) in ids]
+            what = f'the gradient of {join_first(names)} is NaN or infinite'
         where = f'iteration {batch.iteration}'
         if isinstance(self._runner.train_loop, EpochBasedTrainLoop):
             where = f'epoch {self._runner.epoch + 1}, {where}'
@@ -145,10 +149,10 @@ class FiniteNumbersHook(Hook):
             where += f', rank {get_rank()}'
         pixels = _broken_images(self._data) if batch is self._batches[-1] else []
         if pixels:
-            where += f', where the pixels of {shown(pixels)} are NaN or infinite'
+            where += f', where the pixels of {join_first(pixels)} are NaN or infinite'
         return (
             f'{what} at {where}: the weights are those before this step, the last checkpoint stays. '
-            f'Images of the batch: {shown(batch.images) or "unknown"}. Remedy: {_ADVICE}'
+            f'Images of the batch: {join_first(batch.images) or "unknown"}. Remedy: {_ADVICE}'
         )
 
 

@@ -1,4 +1,4 @@
-"""A signal that asks a training to stop: it finishes the step, saves itself and ends."""
+"""Signals that ask a training to stop: it finishes the step, saves itself and ends."""
 
 import atexit
 import multiprocessing
@@ -24,14 +24,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Interruption:
-    """Take `SIGNALS` while entered: the first is kept for `InterruptHook`, the second ends at once.
+    """Handle `SIGNALS` while entered: the first is kept for `InterruptHook`, the second ends at once.
 
-    The handlers of before are restored on leaving. Outside the main thread, where python allows
-    no handlers, nothing happens.
+    The previous handlers are restored on leaving. Outside the main thread, where python allows no
+    handlers, nothing happens.
 
     Attributes:
         signum: The signal that was received; None if none.
-        entered: Whether signals are taken now.
+        entered: Whether signals are handled now.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Interruption:
         self.entered = True
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-            atexit.unregister(_terminate_children)  # of a training before
+            atexit.unregister(_terminate_children)  # of an earlier training
             atexit.register(_terminate_children)
         return self
 
@@ -67,10 +67,10 @@ class Interruption:
             )
 
     def _receive_in_child(self, signum: int) -> None:
-        """Let a loader's worker outlive the first signal: the step still needs its batches.
+        """Let a loader's worker survive the first signal: the step still needs its batches.
 
-        A terminal and a job scheduler signal all processes of a job. Whoever wants the worker
-        itself to end asks twice, as python's own exit does after torch's.
+        A terminal or a job scheduler signals all processes of a job. To end the worker itself takes
+        two signals, which python's exit sends after torch's.
         """
         if get_worker_info() is None or self.signum is not None:
             signal.signal(signum, signal.SIG_DFL)
@@ -80,7 +80,7 @@ class Interruption:
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """End a training that was asked to stop behind the step, or the validation, that runs.
+    """End a training that was asked to stop, after the current step or validation.
 
     Raises:
         InterruptedRun: Names the checkpoint that was saved.
@@ -92,13 +92,13 @@ class InterruptHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Stop behind a step; several processes agree on one, on GPUs every tenth."""
+        """Stop after a step; several processes agree on one, on GPUs every tenth."""
         wait = 10 if torch.cuda.is_available() and get_world_size() > 1 else 1
         if (runner.iter + 1) % wait == 0 and asked_to_stop(runner):
             stop(runner, runner.iter + 1)
 
     def after_val(self, runner: Runner) -> None:
-        """Stop behind a validation within a training."""
+        """Stop after a validation within a training."""
         if asked_to_stop(runner):
             stop(runner, runner.iter)
 
@@ -117,10 +117,18 @@ def asked_to_stop(runner: Runner) -> bool:
 
 
 def stop(runner: Runner, steps: int) -> NoReturn:
-    """Save a training after so many steps and raise `InterruptedRun`."""
+    """Save a training and end it.
+
+    Args:
+        runner: The run; all processes must call this.
+        steps: Number of steps that are done.
+
+    Raises:
+        InterruptedRun: Names the checkpoint.
+    """
     meta = dict(epoch=runner.epoch, iter=steps)
     runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False)
-    barrier()  # whoever ends first makes torchrun end the others, and one of them is writing
+    barrier()  # when one ends, torchrun ends the others, and one of them may still be writing
     path = Path(runner.work_dir) / INTERRUPTED
     received = runner.interruption.signum
     why = 'another process was asked to stop' if received is None else name(received)
@@ -140,7 +148,7 @@ def _end_now(signum: int) -> NoReturn:
 
 
 def _terminate_children() -> None:
-    """Ask daemons to end, once more than python does at exit: see `_receive_in_child`."""
+    """Send daemons one signal more than python's exit does: see `Interruption._receive_in_child`."""
     for child in multiprocessing.active_children():
         if child.daemon:
             child.terminate()

@@ -1,4 +1,4 @@
-"""What a training checkpoint holds besides mmengine's, so that the run goes on bit-exact."""
+"""What a training checkpoint of ours holds beyond mmengine's, so that a resumed run is bit-exact."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import Any
 
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
-from hstpeft.engine.loops import ResumableEpochLoop
-from hstpeft.engine.settings import record
-from hstpeft.engine.signals import INTERRUPTED
-from hstpeft.engine.work_dir import NUMBERED, set_aside
+from hstpeft.engine.distributed import unwrapped
+from hstpeft.engine.resume.loops import ResumableEpochLoop
+from hstpeft.engine.resume.settings import record
+from hstpeft.engine.resume.signals import INTERRUPTED
+from hstpeft.engine.resume.work_dir import NUMBERED, set_aside
 from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
@@ -32,13 +32,13 @@ class ResumeHook(Hook):
         self._loaded: Mapping[str, Tensor] = {}
 
     def before_save_on_all_ranks(self, runner: Runner) -> None:
-        """Take the pending gradients; those of several processes as their mean.
+        """Take the pending gradients; of several processes their mean.
 
-        `CheckedRunner` calls it in all processes, mmengine's ``before_save_checkpoint`` runs in one.
+        `CheckedRunner` calls this in all processes; ``before_save_checkpoint`` runs in one alone.
         """
         self.gradients = {
             name: parameter.grad.detach().clone()
-            for name, parameter in _model(runner).named_parameters()
+            for name, parameter in unwrapped(runner.model).named_parameters()
             if parameter.grad is not None
         }
         if get_world_size() > 1:
@@ -62,13 +62,13 @@ class ResumeHook(Hook):
         self._loaded = checkpoint.get('gradients', {})
 
     def before_train(self, runner: Runner) -> None:
-        """Clear the work folder of what is not of this run, and put pending gradients back."""
+        """Set aside what is not of this run in the work folder, and put pending gradients back."""
         resumed = getattr(runner, 'resumed', False)
         if resumed is not False and runner.rank == 0:
             set_aside(runner.work_dir, resumed)
         if not self._loaded or not resumed:
             return
-        parameters = dict(_model(runner).named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         for name, gradient in self._loaded.items():
             parameters[name].grad = gradient.to(parameters[name].device).clone()
         runner.logger.info('the pending gradients of the checkpoint are put back: none is lost')
@@ -76,7 +76,12 @@ class ResumeHook(Hook):
 
 
 def place_in_epoch(runner: Runner, meta: Mapping[str, Any]) -> None:
-    """Let an epoch that a checkpoint was saved in go on behind the batches that it had."""
+    """Let an interrupted epoch go on after the batches that it has had.
+
+    Args:
+        runner: At the iteration of the checkpoint.
+        meta: Of the checkpoint.
+    """
     if isinstance(runner.train_loop, ResumableEpochLoop):
         runner.train_loop.epoch_begin = runner.iter - meta.get('batches_done', 0)
 
@@ -84,7 +89,11 @@ def place_in_epoch(runner: Runner, meta: Mapping[str, Any]) -> None:
 def check_optimizer(runner: Runner, path: str) -> None:
     """Raise if the optimiser state that was loaded is that of another optimiser.
 
-    torch takes it, and fails within the first step; only checkpoints without a record get here.
+    torch takes it and fails in the first step. Where a checkpoint has a record of its settings they
+    have been compared before.
+
+    Raises:
+        UserError: Options of the optimiser are missing in its state.
     """
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)  # several have none
     for group in optimizer.param_groups if optimizer is not None else ():
@@ -101,11 +110,7 @@ def remove_interrupted(work_dir: str | Path, saved: str) -> None:
 
     Args:
         work_dir: Of the run.
-        saved: Name of the file that was saved.
+        saved: Name of the file that was just saved; only a regular checkpoint counts.
     """
     if NUMBERED.fullmatch(saved):
         Path(work_dir, INTERRUPTED).unlink(missing_ok=True)
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

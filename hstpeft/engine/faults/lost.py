@@ -1,4 +1,4 @@
-"""Processes of a distributed job that die or hang."""
+"""Errors that mean: another process of the job has died or hangs."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,12 @@ _WORDS = (
 
 
 @contextmanager
-def lost_process_named() -> Iterator[None]:
-    """Turn the error of a collective that another process did not join into a `LostProcessError`."""
+def lost_process_explained() -> Iterator[None]:
+    """Turn the error of a collective that another process did not join into one line.
+
+    Raises:
+        LostProcessError: Names the process, where there is only one other.
+    """
     try:
         yield
     except RuntimeError as error:

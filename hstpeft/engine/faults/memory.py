@@ -1,5 +1,6 @@
 """Out of memory, in words that help."""
 
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,13 @@ _WORDS = ("can't allocate memory", 'out of memory', 'CUBLAS_STATUS_ALLOC_FAILED'
 
 @contextmanager
 def memory_explained(runner: Runner) -> Iterator[None]:
-    """Turn the errors of allocators into a `UserError` that says what may help.
+    """Turn the errors of allocators into one line that says what may help.
 
     Args:
-        runner: At work.
+        runner: Its loaders' batch sizes are named.
+
+    Raises:
+        UserError: Memory ran out, on a GPU or the CPU.
     """
     try:
         yield
@@ -41,11 +45,9 @@ def memory_explained(runner: Runner) -> Iterator[None]:
 
 
 def _peak() -> tuple[int, str]:
-    """Return the most bytes that were in use so far, and where."""
+    """Return the peak of the memory in use, in bytes, and on which device."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), torch.cuda.get_device_name()
-    import resource  # there is none on Windows
-
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == 'darwin' else 1024), 'the CPU'
 

@@ -1,7 +1,8 @@
-"""Which settings a resumed run may change, and what a change of each means."""
+"""Which settings may differ in a resumed run, and what is said of each."""
 
 import fnmatch
 import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ _RECORDED = tuple(dict.fromkeys(pattern.partition('.')[0] for pattern, _ in RULE
 
 
 class Change(NamedTuple):
-    """A setting that differs from the run that a checkpoint is from."""
+    """A setting that differs from that of the run that saved a checkpoint."""
 
     key: str
     before: Any
@@ -60,7 +61,7 @@ class Change(NamedTuple):
 
 
 def record(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run that its checkpoints keep: those that any rule names.
+    """Return the settings that the checkpoints of a run keep: those that a rule names.
 
     Args:
         cfg: Config of the run, as the runner has it.
@@ -88,7 +89,7 @@ def record(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Compare two records; settings that no rule names, or that may be taken, are left out."""
+    """List the settings that differ between two records, but for those that may."""
     old, new = dict(_flat(before)), dict(_flat(now))
     found = []
     for key in sorted({*old, *new}):
@@ -104,7 +105,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
     Args:
         checkpoint: As read.
         cfg: Config of the run that goes on.
-        path: Of the checkpoint.
+        path: Of the checkpoint, for messages.
 
     Raises:
         UserError: It is no training checkpoint, or a setting differs that the run would ignore.
@@ -119,7 +120,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
         print_log(
             f'--resume: {path} has no record of its settings, so they are not compared',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
         return
     found = changes(before, record(cfg))
@@ -133,7 +134,7 @@ def check_resume(checkpoint: Mapping[str, Any], cfg: Mapping[str, Any], path: st
         print_log(
             f'--resume: {change}: it is taken, so the result is not that of the unbroken run',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
 
 

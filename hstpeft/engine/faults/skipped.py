@@ -8,19 +8,22 @@ from mmengine.runner import Runner
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hstpeft.engine.optimisers import before_each_step
+from hstpeft.engine.faults.steps import before_each_step
 from hstpeft.errors import NonFiniteError, check_least
 from hstpeft.registry import HOOKS
 
 
 @HOOKS.register_module()
 class SkippedStepsHook(Hook):
-    """Count the steps that float16 loss scaling skips, say so, and stop when nothing else happens.
+    """Count and log the steps that float16 loss scaling skips; end the run if it takes none any more.
 
     A skip now and then is how the scaler finds its scale. For runs with one optimiser.
 
     Args:
-        max_in_row: So many skipped steps one after another end the run.
+        max_in_row: This many skipped steps in a row end the run.
+
+    Raises:
+        NonFiniteError: So many have been skipped.
     """
 
     def __init__(self, max_in_row: int = 20) -> None:
@@ -32,7 +35,7 @@ class SkippedStepsHook(Hook):
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
-        """From now on notice each step, if there is a scaler."""
+        """Watch the steps, if there is a scaler."""
         wrapper = runner.optim_wrapper
         if not isinstance(wrapper, OptimWrapperDict) and hasattr(wrapper, 'loss_scaler'):
             self._handles = before_each_step(runner, self._notice)

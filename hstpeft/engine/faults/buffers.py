@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from hstpeft.engine.optimisers import unwrapped
+from hstpeft.engine.distributed import unwrapped
 from hstpeft.registry import HOOKS
 
 _STATISTICS = ('running_mean', 'running_var')
@@ -18,31 +18,31 @@ _STATISTICS = ('running_mean', 'running_var')
 class BufferSyncHook(Hook):
     """Give all processes the same buffers before each validation, checkpoint and delta.
 
-    A BatchNorm that is not synchronised has other statistics in each process: the validation would
-    mix them, and the delta hold those of the first alone.
+    A BatchNorm that is not synchronised has different statistics in each process: the validation
+    would mix them, and the delta would hold those of the first process alone.
     """
 
     # Before the DeltaHook, which is LOWEST.
     priority = 'LOW'
 
     def before_val(self, runner: Runner) -> None:
-        """Before a model average (EMAHook) comes in."""
+        """Sync before EMAHook swaps in the average."""
         sync_buffers(runner)
 
     def before_save_on_all_ranks(self, runner: Runner) -> None:
-        """Before a checkpoint, which `CheckedRunner` announces to every process."""
+        """Sync before a checkpoint, which `CheckedRunner` announces to every process."""
         sync_buffers(runner)
 
     def after_train(self, runner: Runner) -> None:
-        """Before the delta."""
+        """Sync before the delta."""
         sync_buffers(runner)
 
 
 def sync_buffers(runner: Runner) -> None:
     """Average running statistics over the processes, and take all other buffers from the first.
 
-    Every process must call it at the same moment. Only what a checkpoint holds is touched, also of
-    a model average. Buffers that are the same already stay so, bit by bit.
+    All processes must call it at the same point. Only what a checkpoint holds is touched, in the model
+    and in averages of it (EMA). Buffers that are equal already keep their bits.
 
     Args:
         runner: Of any mode; with one process nothing happens.
@@ -57,7 +57,7 @@ def sync_buffers(runner: Runner) -> None:
             if name.rpartition('.')[2] not in _STATISTICS:
                 broadcast(buffer)
         if statistics:
-            # Doubles: the mean of equal numbers is that number, whatever their count.
+            # In float64 the mean of equal numbers is that number, however many there are.
             flat = torch.cat([buffer.double().flatten() for buffer in statistics])
             all_reduce(flat, op='mean')
             for buffer, mean in zip(
@@ -67,7 +67,7 @@ def sync_buffers(runner: Runner) -> None:
 
 
 def _models(runner: Runner) -> Iterator[nn.Module]:
-    yield unwrapped(runner)
+    yield unwrapped(runner.model)
     for hook in runner.hooks:
         if hasattr(hook, 'ema_model'):  # of mmengine's EMAHook and those made after it
             yield hook.ema_model.module

@@ -9,7 +9,7 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS as ROOT_DATA_SAMPLERS
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, get_worker_info
 
-from hstpeft.engine.rng import cpu_random_state_kept, derive_seed, seed_cpu
+from hstpeft.engine.resume.rng import cpu_random_state_kept, derive_seed, seed_cpu
 from hstpeft.registry import DATA_SAMPLERS
 
 
@@ -24,18 +24,18 @@ class SeededIndex(NamedTuple):
 class ResumableBatches(Sampler):
     """The batches of another batch sampler, each index with a seed, from any position on.
 
-    The seed is a hash of run, process, pass and batch, plus the place in the batch. What is read thus
-    depends neither on the number of workers nor on what was read before.
+    The seed is a hash of run, process, pass and batch, plus the place in the batch, so that what is
+    read depends neither on the number of workers nor on what was read before.
 
     Args:
-        sampler: What gives the indices.
-        batch_size: Images a batch; some hosts' batch samplers take one a data set.
+        sampler: Gives the indices.
+        batch_size: Images per batch; some hosts' batch samplers take one number per data set.
         seed: Of the run.
         batches: Config of the batch sampler; torch's by default.
         drop_last: For torch's batch sampler: leave out an incomplete last batch.
 
     Attributes:
-        epoch: The pass over the data that comes next, or runs.
+        epoch: Number of the current or next pass over the data, from 0.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class ResumableBatches(Sampler):
 
 
 def make_resumable(loader: Mapping[str, Any], seed: int, sampler_seed: int) -> dict[str, Any]:
-    """Change the config of a loader so that it gives `ResumableBatches`.
+    """Return the config of a loader, changed to give `ResumableBatches`.
 
     Args:
         loader: As mmengine takes it, with the config of a sampler.
-        seed: Of the samples of this process.
-        sampler_seed: Of their order; the same in all processes.
+        seed: For reading the samples of this process.
+        sampler_seed: For their order; the same in all processes.
     """
     loader = dict(loader)
     loader['sampler'] = {'seed': sampler_seed, **loader['sampler']}
@@ -116,7 +116,7 @@ def seed_samples(loader: DataLoader) -> None:
 def read_samples(dataset: Dataset, indices: Sequence[Any]) -> list[Any]:
     """Read the samples of a batch, each with its own seed.
 
-    In the main process the training's own random numbers stay as they were.
+    In the main process the generators are left as they were: they are those of the training.
     """
     in_worker = get_worker_info() is not None
     samples = []

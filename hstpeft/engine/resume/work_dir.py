@@ -1,7 +1,8 @@
-"""The work folder of a training: one training at a time, and files of one run only."""
+"""The work folder of a training: it holds one training at a time, and the files of one run."""
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from hstpeft.delta.writing import check_writable
-from hstpeft.engine.signals import INTERRUPTED
+from hstpeft.engine.resume.signals import INTERRUPTED
 from hstpeft.errors import UserError
 
 LOCK = 'training.lock'
@@ -25,9 +26,9 @@ _RESULTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', INTERRUPTED, 'last_checkp
 
 @contextmanager
 def locked(work_dir: str | Path) -> Iterator[None]:
-    """Hold the lock of a work folder, which is made if need be; the kernel frees it at any death.
+    """Hold the lock of a work folder, which is made if need be; the kernel frees it however we die.
 
-    It is advisory and for trainings alone: testing and reading go on.
+    It keeps out other trainings only: reading and testing go on.
 
     Raises:
         UserError: Another training holds it, or the folder cannot be written.
@@ -48,7 +49,7 @@ def locked(work_dir: str | Path) -> Iterator[None]:
                     f'({file.read().strip()}): wait for it, or take another folder'
                 ) from None
             # Some shared file systems have no locks at all.
-            print_log(f'{path} cannot be locked: {error}', logger='current', level=30)
+            print_log(f'{path} cannot be locked: {error}', logger='current', level=logging.WARNING)
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
         file.flush()
@@ -61,12 +62,12 @@ def locked(work_dir: str | Path) -> Iterator[None]:
 
 
 def set_aside(work_dir: str | Path, resumed: str | Path | None = None) -> Path | None:
-    """Move what an earlier run left in a work folder into a folder inside it, so that nothing mixes.
+    """Move what an earlier run left in a work folder into a folder inside it, lest runs be mixed.
 
     Args:
         work_dir: The work folder.
-        resumed: The checkpoint that training goes on from: it and those before it stay, and so do
-            best checkpoints and delta, if it lies in the work folder.
+        resumed: The checkpoint that training goes on from. If it lies in the work folder, it, those
+            before it, the best ones and the delta stay.
 
     Returns:
         The folder that files were moved to; None if there were none.
@@ -97,7 +98,7 @@ def empty(work_dir: str | Path) -> None:
 
 
 def _is_after(name: str, resumed: str) -> bool:
-    """Whether a file was, or may have been, saved later than the checkpoint that is resumed."""
+    """Whether a file was saved after the checkpoint that is resumed, or may have been."""
     if name == resumed or resumed == INTERRUPTED:
         return False
     if name == INTERRUPTED:
