@@ -23,6 +23,7 @@ KEY = 'sha256'
 """Key of the hash: at the top level of a checkpoint, or in the header of a ``.safetensors``."""
 _PLAIN = (type(None), bool, int, float, complex)
 _THREADS = min(4, os.cpu_count() or 1)
+_WORTH_THREADS = 2**22
 
 
 def digest(content: Any, limit: float = float('inf')) -> str:
@@ -42,10 +43,10 @@ def digest(content: Any, limit: float = float('inf')) -> str:
         ValueError: There is more than ``limit``.
     """
     tensors = list(_tensors(content, set()))
-    if sum(t.numel() * t.element_size() for t in tensors) > limit:
+    size = sum(t.numel() * t.element_size() for t in tensors)
+    if size > limit:
         raise ValueError(f'its tensors stand for more than {limit:.2g} bytes')
-    with ThreadPoolExecutor(_THREADS) as pool:  # sha256 lets go of Python's lock
-        known = dict(zip(map(id, tensors), pool.map(_hash_tensor, tensors), strict=True))
+    known = dict(zip(map(id, tensors), _hash_all(tensors, size), strict=True))
     return hashlib.sha256(_Hasher(known, limit).of(content)).hexdigest()
 
 
@@ -157,6 +158,14 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
     else:
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _tensors(item, seen)
+
+
+def _hash_all(tensors: list[Tensor], size: int) -> list[bytes]:
+    """Hash tensors; many bytes in threads, for sha256 lets go of Python's lock."""
+    if size < _WORTH_THREADS:
+        return [*map(_hash_tensor, tensors)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [*pool.map(_hash_tensor, tensors)]
 
 
 def _hash_tensor(tensor: Tensor) -> bytes:

@@ -86,6 +86,7 @@ class Watch:
             assert not pointer.exists() or Path(pointer.read_text()).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('plain', [False, True], ids=['ours', "mmengine's by name"])
 def test_R5_at_every_instant_a_valid_file_exists(task, tmp_path, monkeypatch, plain):
     work_dir = tmp_path / 'work'

@@ -50,7 +50,8 @@ def _train_with_a_dying_worker(task: tiny.Task, folder: Path, loader: str) -> No
         tiny.train(task.linear, folder / 'work', options=options)
 
 
-@pytest.mark.parametrize('loader', ['train', pytest.param('val', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('loader', ['train', 'val'])
 def test_D3_a_killed_worker_ends_the_run_with_one_line(task, tmp_path, loader):
     log = tmp_path / 'log'
     started = time.monotonic()
@@ -67,6 +68,7 @@ def test_D3_a_killed_worker_ends_the_run_with_one_line(task, tmp_path, loader):
     assert len(workers) == 2 and not [pid for pid in workers if Path('/proc', str(pid)).exists()]
 
 
+@pytest.mark.slow
 def test_D4_an_error_of_a_worker_is_shown_with_its_own_traceback(
     task, tmp_path, monkeypatch, capsys
 ):
@@ -89,6 +91,7 @@ def fails(config: Path, work_dir: Path, *options: str) -> int:
     return ending.value.code
 
 
+@pytest.mark.slow
 def test_D4_a_user_error_of_a_worker_is_one_line(task, tmp_path, monkeypatch, capsys):
     def complain(index: int) -> None:
         raise UserError('image 3 is upside down: turn it')
@@ -174,6 +177,7 @@ def _train_on_read_only(task: tiny.Task, work_dir: Path, data: Path) -> None:
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_D6_nothing_is_written_into_the_folder_of_the_data(task, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in task.data.rglob('*')}
     log = tmp_path / 'log'
