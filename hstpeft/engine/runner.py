@@ -19,7 +19,7 @@ from hstpeft.engine.resume import check_optimizer, place_in_epoch, remove_interr
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import safe
 from hstpeft.engine.settings import check_resume
-from hstpeft.engine.signals import Interruption
+from hstpeft.engine.signals import Interruption, outlive_signals
 from hstpeft.errors import UserError
 
 _LOOPS = {
@@ -162,6 +162,7 @@ class CheckedRunner(Runner):
                 loader = super().build_dataloader(whole, seed, diff_rank_seed)
         if isinstance(loader.batch_sampler, ResumableBatches):
             seed_samples(loader)
+        outlive_signals(loader)
         check_loader(name, loader)
         name_bad_files(name, loader)
         return loader

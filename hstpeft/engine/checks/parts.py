@@ -41,7 +41,7 @@ def parts_of(cfg: Mapping) -> Iterator[Part]:
 
 def _below(key: str, node: Any) -> Iterator[Part]:
     if isinstance(node, Mapping):
-        yield Part(key, node, _target(key, node))
+        yield Part(key, node, target_of(key, node))
         items = node.items()
     elif isinstance(node, (list, tuple)):
         items = enumerate(node)
@@ -51,7 +51,8 @@ def _below(key: str, node: Any) -> Iterator[Part]:
         yield from _below(f'{key}.{name}', value)
 
 
-def _target(key: str, options: Mapping) -> Any:
+def target_of(key: str, options: Mapping) -> Any:
+    """Find what is built from the mapping at a key of a config; None where that is not known."""
     if key.endswith('_dataloader') and '.' not in key:
         return DataLoader
     kind = options.get('type', _default_type(key, options))
