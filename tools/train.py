@@ -105,6 +105,8 @@ def apply_options(cfg: Config, options: argparse.Namespace) -> None:
         guard = dict(type='hstpeft.CheckpointGuardHook', allow_new_head=True)
         others = [hook for hook in cfg.get('custom_hooks') or () if hook['type'] != guard['type']]
         cfg.custom_hooks = [guard, *others]
+    if not isinstance(cfg.get('resume', False), bool):
+        raise UserError(f'config: resume {cfg.resume!r} must be True or False')
     if cfg.get('resume') and options.resume is None:
         options.resume = cfg.load_from or 'auto'
     if options.dry_run and options.resume:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
 
 import hstpeft
 from hstpeft.engine.checks.config import COMPOSED, check_override, find_class
@@ -65,10 +66,10 @@ def load_config(
     check_scope(scope)
     init_default_scope(scope)
     with safe_io():  # the checks look types up
-        for key in overrides or {}:
+        # One by one: a type that is set says which keys may follow.
+        for key, value in (overrides or {}).items():
             check_override(cfg, key)
-    for key, value in (overrides or {}).items():
-        _override(cfg, key, value)
+            _override(cfg, key, value)
     check_evaluated(cfg.to_dict())
     return cfg
 
@@ -82,3 +83,8 @@ def _override(cfg: Config, key: str, value: Any) -> None:
             f'--cfg-options {key}={value} cannot be set ({error}): set a number or a text of its '
             'own kind, and a list as a whole, [a,b]'
         ) from error
+    if key.startswith('custom_imports'):  # mmengine imports what the file names, not more
+        try:
+            import_modules_from_strings(**cfg.custom_imports)
+        except (ImportError, TypeError) as error:
+            raise UserError(f'--cfg-options {key}={value}: {error}') from error

@@ -116,7 +116,7 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
     default = Path('work_dirs', Path(options.config).stem)
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(default)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if cfg.get(name) is not None:
+        if isinstance(cfg.get(name), dict):
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     visualizer = cfg.get('visualizer')
     backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None

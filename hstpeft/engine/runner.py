@@ -16,7 +16,7 @@ from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_file
 from hstpeft.engine.promises import at_work, with_promised
 from hstpeft.engine.resume.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.resume.settings import check_resume
-from hstpeft.engine.resume.signals import Interruption
+from hstpeft.engine.resume.signals import Interruption, outlive_signals
 from hstpeft.engine.resume.state import check_optimizer, place_in_epoch, remove_interrupted
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.engine.saving import make_safe
@@ -168,6 +168,7 @@ class CheckedRunner(Runner):
                 loader = super().build_dataloader(whole, seed, diff_rank_seed)
         if isinstance(loader.batch_sampler, ResumableBatches):
             seed_samples(loader)
+        outlive_signals(loader)
         check_loader(name, loader)
         name_bad_files(name, loader)
         return loader

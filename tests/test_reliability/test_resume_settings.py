@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
+from hstpeft.engine.promises import PROMISED_HOOKS
 from hstpeft.engine.resume.settings import RULES, changes, check_resume, keep_seed, record
 from hstpeft.errors import UserError
 from tests.support import tiny
@@ -191,3 +192,14 @@ def test_R9_a_checkpoint_without_a_record_is_one_line(capsys):
     check_resume({'optimizer': {}, 'meta': {}}, ConfigDict(CONFIG), 'epoch_1.pth')
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1 and 'epoch_1.pth has no record of its settings' in said[0]
+
+
+def test_R9_promised_hooks_are_no_change_whether_listed_or_not():
+    """A config may replace ``custom_hooks``: the run has the promised ones either way."""
+    listed = [*({'type': kind} for kind in PROMISED_HOOKS), *CONFIG['custom_hooks']]
+    assert changes(record(CONFIG), record({**CONFIG, 'custom_hooks': listed})) == []
+    bare = {**CONFIG, 'custom_hooks': []}
+    without = {key: value for key, value in CONFIG.items() if key != 'custom_hooks'}
+    assert changes(record(bare), record(without)) == []
+    other = {**CONFIG, 'custom_hooks': [{'type': PROMISED_HOOKS[0], 'allow_new_head': True}]}
+    assert changes(record(bare), record(other)), 'one with options of its own counts'

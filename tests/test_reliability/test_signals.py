@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -55,7 +56,9 @@ class SignalHook(Hook):
 
     def _send(self) -> None:
         if self.group:
-            os.killpg(os.getpgrp(), self.signum)
+            # From outside, as a scheduler does: torch's workers look at who has sent it.
+            command = ['kill', f'-{self.signum}', '--', f'-{os.getpgrp()}']
+            subprocess.run(command, check=True, start_new_session=True)
         else:
             os.kill(os.getpid(), self.signum)
         time.sleep(0.2)  # for those to whom else it is sent

@@ -35,12 +35,15 @@ OPTIONS = {
     'model.data_preprocessor.std=3.7': r'std 3\.7 must be a list of one number per channel$',
     f'{TUNER}.side_dims.0=8': r'side_dims\.0=8 cannot be set .+ a list as a whole, \[a,b\]$',
     'default_hooks.checkpoint.interval=0': r'checkpoint\.interval 0 must be ',
+    'optim_wrapper.clip_gard.max_norm=1': rf"there is no clip_gard, {DID}'clip_grad'\?",
+    'resume=abc': r"resume 'abc' must be True or False$",
 }  # fmt: skip
 CHILDREN = {
     'model = dict(backbone=dict(tuner=dict(num_meta_tokenz=2)))': rf"{DID}'num_meta_tokens'\?",
     "model = dict(head=dict(topq=(1,)))": r"head.+(topq|no argument)",
     'env_cfg = dict(xyz=1)': r'env_cfg\.xyz 1 is read by nobody: known: cudnn_benchmark',
     'auto_scale_lr = dict(enabl=True)': rf"auto_scale_lr\.enabl True .+ {DID}'enable'\?",
+    'train_dataloader = []': r'train_dataloader \[\] must be dict',
     'train_cgf = dict()': rf"train_cgf .+ would change nothing, .+: {DID}'train_cfg'",
     'lr = 3': r'lr = 3 would change nothing, .+: set optim_wrapper\.optimizer\.lr$',
     'max_iters = 3': r'max_iters = 3 would change nothing, since nothing reads max_iters at top',
@@ -78,6 +81,43 @@ def test_U1_wrong_line_of_a_child_config_is_one_line(task, tmp_path, capsys, tex
     path.write_text(f'_base_ = {str(task.hst)!r}\n{text}\n')
     line = refusal(tiny.arguments(path, tmp_path / 'w'), capsys)
     assert re.search(CHILDREN[text], line), line
+
+
+# Read by mmengine where a config of ours names them nowhere.
+VALID = [
+    ['optim_wrapper.clip_grad.max_norm=1.0'],
+    ['optim_wrapper.accumulative_counts=2'],
+    ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.loss_scale=dynamic'],
+    ['train_cfg.val_begin=2'],
+    ['val_cfg.fp16=True'],
+    ['log_processor.window_size=5'],
+    ['auto_scale_lr.enable=True'],
+    ['env_cfg.resource_limit=1024'],
+    ['default_hooks.visualization.type=VisualizationHook'],
+    ['custom_hooks.0.priority=50'],
+    ['compile=False'],
+]
+
+
+@pytest.mark.parametrize('options', VALID, ids=' '.join)
+def test_U1_valid_options_that_no_config_names_are_taken(task, options):
+    typed = common_parser('').parse_args(['x.py', '--cfg-options', *options]).cfg_options
+    cfg = load_config(task.hst, typed)
+    values.check_values(cfg)
+    for key, value in typed.items():
+        node = cfg.to_dict()
+        for part in key.split('.'):
+            node = node[int(part) if part.isdigit() else part]
+        assert node == value
+
+
+def test_U1_modules_that_an_option_names_are_imported_or_missed(task, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'trial_module.py').write_text('')
+    load_config(task.hst, {'custom_imports.imports': 'trial_module'})
+    assert sys.modules.pop('trial_module')
+    with pytest.raises(UserError, match=r'custom_imports\.imports=trial_modula: .*import'):
+        load_config(task.hst, {'custom_imports.imports': 'trial_modula'})
 
 
 @pytest.mark.parametrize('typed', [['train_cfg.max_epochs', '3'], ['=3'], ['model.x=[1,2']])

@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import mmengine.registry as root
 from mmengine.config import Config
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
+from hstpeft.engine.checks.parts import Part, classes_named, target_of
+from hstpeft.engine.checks.plain import known_keys, resembling_keys
 from hstpeft.errors import UserError, nearest
 
 WIDTHS = ('embed_dims', 'stage_dims')
@@ -18,11 +18,18 @@ COMPOSED = ('trunk', 'tuner', 'neck', *WIDTHS, 'img_norm', 'num_classes', 'ignor
 # Read by mmengine's tools and runner beside the runner's own arguments.
 _TOP_LEVEL = {
     'auto_scale_lr', 'custom_imports', 'find_unused_parameters', 'launcher', 'model_wrapper_cfg',
-    'runner_type', 'sync_bn', 'activation_checkpointing',
+    'runner_type', 'sync_bn', 'activation_checkpointing', 'compile',
 }  # fmt: skip
 RUNNER_KEYS = frozenset({*inspect.signature(Runner).parameters, *_TOP_LEVEL})
 """Top-level keys that have an effect by themselves."""
 _FREE = {'arch_options', 'meta', 'metainfo', 'optimizer', 'clip_grad', 'init_kwargs'}
+# Taken out of a mapping before its class is built from it.
+_ASIDE = {
+    'custom_hooks': ('priority',),
+    'default_hooks': ('priority',),
+    'optim_wrapper': ('constructor', 'paramwise_cfg'),
+    'train_cfg': ('by_epoch',),
+}
 _LOADERS = {'train_dataloader', 'val_dataloader', 'test_dataloader'}
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
@@ -45,7 +52,7 @@ def check_override(cfg: Config, key: str) -> None:
             continue
         if not isinstance(node, Mapping):
             raise UserError(f'--cfg-options {key}: {part} is below a plain value')
-        known = _arguments(node, key.split('.')[depth - 1]) if depth else RUNNER_KEYS
+        known = _arguments(cfg, node, '.'.join(key.split('.')[:depth])) if depth else RUNNER_KEYS
         if part not in node and known is not None and part not in known:
             hint = nearest(part, {*known, *node})
             raise UserError(f'--cfg-options {key}: there is no {part}, {hint}')
@@ -119,32 +126,22 @@ def keys_named(name: str, node: Any, where: str = '') -> Iterator[tuple[str, Any
         yield from keys_named(name, value, here)
 
 
-def _arguments(node: Mapping, name: str) -> set[str] | None:
-    """Names that a config dict may hold; None if any."""
-    if name in _FREE:
+def _arguments(cfg: Mapping, node: Mapping, key: str) -> set[str] | None:
+    """Names that the config dict at a dotted key may hold; None if any."""
+    part = Part(key, node, target_of(key, node))
+    if part.name in _FREE:
         return None
-    if name in _LOADERS:
-        return {*inspect.signature(DataLoader).parameters}
-    if 'type' not in node:
-        return set(node)
-    target = find_class(node['type'])
-    if target is None:
-        return None
-    parameters = inspect.signature(target).parameters.values()
+    known = known_keys(part, cfg)
+    if known is not None:
+        return {*known}
+    if part.target is None:
+        return None if 'type' in node else {*node, *resembling_keys(part)}
+    parameters = inspect.signature(part.target).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return {p.name for p in parameters}
+    return {p.name for p in parameters} | {'type', '_scope_', *_ASIDE.get(key.split('.')[0], ())}
 
 
 def find_class(kind: Any) -> Any:
     """Find a registered class by its type name in any of mmengine's registries, else None."""
-    if not isinstance(kind, str):
-        return kind
-    for name in dir(root):
-        registry = getattr(root, name)
-        if isinstance(registry, root.Registry):
-            with registry.switch_scope_and_registry(None) as scoped:
-                found = scoped.get(kind)
-            if found is not None:
-                return found
-    return None
+    return next(classes_named(kind), None) if isinstance(kind, str) else kind

@@ -42,7 +42,7 @@ def parts_of(cfg: Mapping) -> Iterator[Part]:
 
 def _below(key: str, node: Any) -> Iterator[Part]:
     if isinstance(node, Mapping):
-        yield Part(key, node, _target(key, node))
+        yield Part(key, node, target_of(key, node))
         items = node.items()
     elif isinstance(node, (list, tuple)):
         items = enumerate(node)
@@ -52,7 +52,8 @@ def _below(key: str, node: Any) -> Iterator[Part]:
         yield from _below(f'{key}.{name}', value)
 
 
-def _target(key: str, options: Mapping) -> Any:
+def target_of(key: str, options: Mapping) -> Any:
+    """Find what is built from the mapping at a key of a config; None where that is not known."""
     if key.endswith('_dataloader') and '.' not in key:
         return DataLoader
     kind = options.get('type', _default_type(key, options))
@@ -86,12 +87,19 @@ def _only_class(kind: str, scope: str | None) -> Any:
         kind: e.g. ``mmseg.FPNHead``.
         scope: The default scope, which is in force already: a part of the cache's key.
     """
-    found = []
-    for name in dir(root):
-        registry = getattr(root, name)
+    found = {*classes_named(kind)}
+    return found.pop() if len(found) == 1 else None
+
+
+def classes_named(kind: str) -> Iterator[Any]:
+    """Yield what is registered under a type name, in each of mmengine's registries that knows it."""
+    scope = DefaultScope.get_current_instance()
+    with root.MODELS.switch_scope_and_registry(None):  # imports the registries of the scope
+        pass
+    for registry in vars(root).values():
         if isinstance(registry, root.Registry):
-            with registry.switch_scope_and_registry(None) as scoped:
-                target = scoped.get(kind)
-            if target is not None and target not in found:
-                found.append(target)
-    return found[0] if len(found) == 1 else None
+            # Not by another switch: it warns of each registry that the scope has none of.
+            scoped = registry.children.get(scope and scope.scope_name, registry)
+            found = scoped.get(kind)
+            if found is not None:
+                yield found

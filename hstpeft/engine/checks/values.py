@@ -38,6 +38,7 @@ _KINDS = {
     'env_cfg.mp_cfg.opencv_num_threads': int,
     'optim_wrapper.clip_grad': dict | None,
     'optim_wrapper.paramwise_cfg': dict | None,
+    **{f'{name}_dataloader': dict | None for name in ('train', 'val', 'test')},
     **{f'{name}_dataloader.dataset': dict for name in ('train', 'val', 'test')},
     'randomness.deterministic': bool,
     'randomness.diff_rank_seed': bool,

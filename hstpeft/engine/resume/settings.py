@@ -13,6 +13,7 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 
+from hstpeft.engine.promises import PROMISED_HOOKS
 from hstpeft.errors import UserError
 from hstpeft.version import __version__
 
@@ -76,7 +77,12 @@ def record(cfg: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get('train_cfg', {}).get('type') is not None:
         settings['train_cfg'] = {'by_epoch': None, **settings['train_cfg']}
     hooks = [hook for hook in settings.get('custom_hooks', ()) if isinstance(hook, Mapping)]
-    settings['custom_hooks'] = {str(hook['type']): hook for hook in hooks}
+    # The promised hooks are there whether a config lists them or not.
+    settings['custom_hooks'] = {
+        str(hook['type']): hook
+        for hook in hooks
+        if hook['type'] not in PROMISED_HOOKS or hook.keys() != {'type'}
+    } or None
     settings['processes'] = get_world_size()
     settings['versions'] = {
         'python': platform.python_version(),

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -13,7 +15,7 @@ import torch
 from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from hstpeft.errors import InterruptedRun
 from hstpeft.registry import HOOKS
@@ -76,6 +78,23 @@ class Interruption:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         self.signum = signum
+
+
+def outlive_signals(loader: DataLoader) -> None:
+    """Let the workers of a loader take `SIGNALS` as `Interruption` has it, in place."""
+    loader.worker_init_fn = partial(_start_worker, loader.worker_init_fn)
+
+
+def _start_worker(start: Callable[[int], None] | None, worker_id: int) -> None:
+    """Put back the handler that a worker has from its parent: torch has put its own over it.
+
+    That one ends the worker at once, unless the loader itself has sent the signal.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if callable(handler):
+        signal.signal(signal.SIGTERM, handler)
+    if start is not None:
+        start(worker_id)
 
 
 @HOOKS.register_module()
@@ -149,6 +168,7 @@ def _end_now(signum: int) -> NoReturn:
 
 def _terminate_children() -> None:
     """Send daemons one signal more than python's exit does: see `Interruption._receive_in_child`."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises for each that ends this way
     for child in multiprocessing.active_children():
         if child.daemon:
             child.terminate()
