@@ -1,12 +1,12 @@
 """Signals that ask a training to stop: it finishes the step, saves itself and ends."""
 
-import atexit
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -46,8 +46,7 @@ class Interruption:
         self.entered = True
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-            atexit.unregister(_terminate_children)  # of an earlier training
-            atexit.register(_terminate_children)
+            Finalize(None, _kill_children, exitpriority=0)  # `atexit` misses forked processes
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -72,7 +71,7 @@ class Interruption:
         """Let a loader's worker survive the first signal: the step still needs its batches.
 
         A terminal or a job scheduler signals all processes of a job. To end the worker itself takes
-        two signals, which python's exit sends after torch's.
+        two signals; those that are left when the training exits are killed.
         """
         if get_worker_info() is None or self.signum is not None:
             signal.signal(signum, signal.SIG_DFL)
@@ -166,9 +165,9 @@ def _end_now(signum: int) -> NoReturn:
     os._exit(128 + signum)
 
 
-def _terminate_children() -> None:
-    """Send daemons one signal more than python's exit does: see `Interruption._receive_in_child`."""
+def _kill_children() -> None:
+    """End the daemons that are left at exit: python asks once, which a loader's worker outlives."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises for each that ends this way
     for child in multiprocessing.active_children():
         if child.daemon:
-            child.terminate()
+            child.kill()
