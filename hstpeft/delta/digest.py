@@ -23,7 +23,7 @@ KEY = 'sha256'
 """Key of the hash: at the top level of a checkpoint, or in the header of a ``.safetensors``."""
 _PLAIN = (type(None), bool, int, float, complex)
 _THREADS = min(4, os.cpu_count() or 1)
-_WORTH_THREADS = 2**22
+_WORTH_THREADS = 2**26
 
 
 def digest(content: Any, limit: float = float('inf')) -> str:

@@ -11,7 +11,7 @@ from hstpeft.engine.faults.lost import lost_process_explained
 from hstpeft.engine.faults.memory import memory_explained
 from hstpeft.engine.faults.unused import unused_parameters_explained
 from hstpeft.engine.safe_io import safe_io
-from hstpeft.engine.saving import SealHook, atomic_writes, make_safe
+from hstpeft.engine.saving import SealHook, atomic_writes, layout_remembered, make_safe
 
 PROMISED_HOOKS = (
     'hstpeft.CheckpointGuardHook',
@@ -63,6 +63,7 @@ def at_work(runner: Runner) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(safe_io())
         stack.enter_context(atomic_writes())
+        stack.enter_context(layout_remembered())
         stack.enter_context(batches_explained())
         stack.enter_context(memory_explained(runner))
         stack.enter_context(lost_process_explained())

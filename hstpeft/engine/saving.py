@@ -13,6 +13,7 @@ from mmengine.fileio.io import backend_instances
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from mmengine.runner import save_checkpoint as mmengine_save
+from yapf.yapflib import yapf_api
 
 from hstpeft.delta.digest import seal
 from hstpeft.delta.writing import check_writable, write_file
@@ -144,6 +145,27 @@ def atomic_writes() -> Iterator[None]:
         register_backend('local', before, force=True, prefixes='')
         backend_instances.clear()
         backend_instances.update(instances)
+
+
+@contextmanager
+def layout_remembered() -> Iterator[None]:
+    """Let the text of a config be laid out once.
+
+    mmengine lays it out again for every checkpoint, which takes as long as writing a small one.
+    """
+    lay_out, known = yapf_api.FormatCode, {}
+
+    def remembered(text: str, **options: Any) -> tuple[str, bool]:
+        key = text, repr(options)
+        if key not in known:
+            known[key] = lay_out(text, **options)
+        return known[key]
+
+    yapf_api.FormatCode = remembered
+    try:
+        yield
+    finally:
+        yapf_api.FormatCode = lay_out
 
 
 class _Postponed:

@@ -76,8 +76,10 @@ class KeptImages(Dataset):
         return dict(inputs=self.images[index], data_samples=sample)
 
 
-def make_config(name: str, kind: str, steps: int, options: argparse.Namespace) -> Config:
-    """Make the config of a training: a warm-up epoch, and one of so many steps to be timed."""
+def make_config(
+    name: str, kind: str, steps: int, options: argparse.Namespace, epochs: int = 2
+) -> Config:
+    """Make the config of a training: a warm-up epoch, and others of so many steps to be timed."""
     cfg = load_config(LEAVES[name])
     cfg.merge_from_dict({'model.backbone.trunk.weights': str(options.weights)})
     dataset = dict(type='KeptImages', count=options.batch * steps, num_classes=cfg.num_classes)
@@ -90,7 +92,7 @@ def make_config(name: str, kind: str, steps: int, options: argparse.Namespace) -
     )
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-    cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=3)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)
     cfg.default_hooks.checkpoint.update(interval=1, max_keep_ckpts=-1)
     if kind == 'mmengine':
         cfg.custom_hooks = []
@@ -110,21 +112,21 @@ def train(
         The runner, the seconds of each timed step, and those within the promised hooks per step.
     """
     runner = KINDS[kind].from_cfg(make_config(name, kind, steps, options))
-    within = [0.0]
+    within: list[float] = []
     for hook in runner.hooks:
         if f'hstpeft.{type(hook).__name__}' in PROMISED_HOOKS:
             for point in ('before_train_iter', 'after_train_iter'):
                 setattr(hook, point, _timed(getattr(hook, point), within))
     runner.train()
     seconds, _ = runner.message_hub.get_scalar('train/time').data
-    return runner, seconds[steps + 1 :].tolist(), within[0] / (2 * steps)
+    return runner, seconds[steps + 1 :].tolist(), sum(within) / (2 * steps)
 
 
-def _timed(function: Callable, total: list[float]) -> Callable:
+def _timed(function: Callable, spent: list[float]) -> Callable:
     def call(*args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
         function(*args, **kwargs)
-        total[0] += time.perf_counter() - start
+        spent.append(time.perf_counter() - start)
 
     return call
 
@@ -144,21 +146,23 @@ def measure_steps(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_saves(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Time the saves of a method, one of each runner in turn."""
-    runners = {kind: train(name, kind, 2, options)[0] for kind in KINDS}
-    seconds = {kind: [] for kind in KINDS}
-    for turn in track(range(options.saves + 1), f'saves, {name}'):
+    """Time the saves of trainings in turns; a ratio is that of the medians of two neighbouring turns."""
+    medians = {kind: [] for kind in KINDS}
+    sizes = {}
+    for turn in track(range(max(2, options.turns // 2)), f'saves, {name}'):
         order = list(KINDS) if turn % 2 == 0 else list(KINDS)[::-1]
         for kind in order:
-            runner = runners[kind]
+            runner = KINDS[kind].from_cfg(
+                make_config(name, kind, 1, options, epochs=options.saves + 1)
+            )
             hook = next(h for h in runner.hooks if hasattr(h, 'save_param_scheduler'))
-            start = time.perf_counter()
-            hook.after_train_epoch(runner)
-            if turn:  # the first writes a new file
-                seconds[kind].append(time.perf_counter() - start)
-    files = {kind: max(Path(r.work_dir).glob('epoch_*.pth')) for kind, r in runners.items()}
-    sizes = {f'{kind}_bytes': path.stat().st_size for kind, path in files.items()}
-    return dict(**compared(seconds), **sizes)
+            seconds: list[float] = []
+            hook.after_train_epoch = _timed(hook.after_train_epoch, seconds)
+            runner.train()
+            medians[kind].append(statistics.median(seconds[1:]))  # the first imports and lays out
+            newest = Path(runner.work_dir, f'epoch_{options.saves + 1}.pth')
+            sizes[f'{kind}_bytes'] = newest.stat().st_size
+    return dict(**compared(medians), **sizes)
 
 
 def compared(seconds: dict[str, list[float]]) -> dict[str, Any]:
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--turns', type=int, default=16, help='trainings of each runner')
     parser.add_argument('--steps', type=int, default=12, help='steps of a turn')
-    parser.add_argument('--saves', type=int, default=20, help='saves of each runner and method')
+    parser.add_argument('--saves', type=int, default=8, help='timed saves of a training')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/hooks'))
     parser.add_argument('--out', type=Path, help='write all timings to this JSON file')
     options = parser.parse_args(arguments)
