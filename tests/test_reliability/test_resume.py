@@ -84,9 +84,8 @@ def test_R1_ema_is_saved_beside_the_weights_and_is_the_delta(unbroken):
     assert tiny.same(dict(tiny.load(work_dir / 'delta.pth')['state_dict']), dict(average))
 
 
-@pytest.mark.parametrize(
-    'flags', [(), pytest.param(('--bf16',), marks=pytest.mark.slow)], ids=['float32', 'bf16']
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [(), ('--bf16',)], ids=['float32', 'bf16'])
 def test_R2_gradients_pending_between_two_optimiser_steps_are_saved(
     leaves, unbroken, tmp_path, flags
 ):
@@ -97,6 +96,7 @@ def test_R2_gradients_pending_between_two_optimiser_steps_are_saved(
     assert_equal(whole, work_dir, LAST)
 
 
+@pytest.mark.slow
 def test_R2_control_without_the_pending_gradients_the_resumed_run_differs(
     leaves, unbroken, tmp_path, monkeypatch
 ):
