@@ -40,6 +40,8 @@ _KINDS = {
     'optim_wrapper.paramwise_cfg': dict | None,
     **{f'{name}_dataloader': dict | None for name in ('train', 'val', 'test')},
     **{f'{name}_dataloader.dataset': dict for name in ('train', 'val', 'test')},
+    **{f'{name}_dataloader.sampler': dict | None for name in ('train', 'val', 'test')},
+    **{f'{name}_dataloader.batch_sampler': dict | None for name in ('train', 'val', 'test')},
     'randomness.deterministic': bool,
     'randomness.diff_rank_seed': bool,
     'randomness.seed': int | None,

@@ -113,6 +113,7 @@ PROBLEMS = {
     'default_hooks.checkpoint.interval': (0, 'must be a whole number from 1, or -1'),
     'default_hooks.checkpoint.intervall': (1, "did you mean 'interval'"),
     'train_dataloader.num_workers': (-1, 'must be a whole number from 0'),
+    'val_dataloader.sampler': ('abc', 'must be dict'),
     'train_dataloader.batch_sise': (4, "did you mean 'batch_size'"),
     'model_wrapper_cfg.type': ('hstpeft.DeviceAwareDPD', 'must be the name of a registered class'),
     'test_dataloader.dataset.type': ('VTAB1x', 'must be the name of a registered class'),
