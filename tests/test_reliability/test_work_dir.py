@@ -31,7 +31,7 @@ def holder(tmp_path):
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, 'PYTHONPATH': str(ROOT)},
     )  # fmt: skip
-    assert process.stdout.readline() == 'held\n'
+    assert 'held\n' in iter(process.stdout.readline, ''), 'behind what hosts print at import'
     yield process
     process.kill()
     process.wait()
