@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -85,7 +86,7 @@ def one_line_errors(program: str) -> Iterator[None]:
     """Turn a `UserError` into one line on stderr and its exit status.
 
     Also one that crossed a loader's worker, which wraps the message in the worker's traceback.
-    Set ``HSTPEFT_TRACEBACK=1`` to see where it came from.
+    Set ``HSTPEFT_TRACEBACK=1`` to see where it came from. Ctrl-C is a line too.
 
     Args:
         program: What the line starts with.
@@ -98,3 +99,6 @@ def one_line_errors(program: str) -> Iterator[None]:
         message = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].strip()
         print(f'{program}: error: {" ".join(message.split())}', file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt:  # outside a training, which saves itself
+        print(f'{program}: interrupted, there was nothing to save', file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 
 from hstpeft.engine import latest_checkpoint
 from hstpeft.engine.resume.signals import SIGNALS
-from hstpeft.errors import InterruptedRun
+from hstpeft.errors import InterruptedRun, one_line_errors
 from tests.support import tiny
 from tests.support.resuming import WORKERS, assert_equal, state, train
 
@@ -214,3 +214,10 @@ def train_with_workers(leaf: Path, work_dir: Path) -> None:
 def train_as_group(leaf: Path, work_dir: Path) -> None:
     os.setpgrp()
     train_with_workers(leaf, work_dir)
+
+
+def test_R8_ctrl_c_outside_a_training_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors('test.py'):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == 'test.py: interrupted, there was nothing to save\n'

@@ -78,6 +78,7 @@ def read_trace(folder: Path) -> list[dict[str, Any]]:
 
 
 def _run(folder: Path, arguments: list[str], trigger: Trigger) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a signal now is one before there was a process
     with open(folder / 'log', 'a') as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
