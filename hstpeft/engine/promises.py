@@ -48,9 +48,8 @@ def with_promised(hooks: Sequence[Hook | dict]) -> list[Hook | dict]:
 
 
 def _is_seal(hook: Hook | dict) -> bool:
-    return isinstance(hook, SealHook) or (
-        isinstance(hook, dict) and 'SealHook' in str(hook['type'])
-    )
+    kind = hook['type'] if isinstance(hook, dict) else type(hook)
+    return kind in (SealHook, 'hstpeft.SealHook')
 
 
 @contextmanager

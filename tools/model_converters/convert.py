@@ -47,14 +47,7 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
     """
     with one_line_errors(tool):
         if options.direction == 'to-official':
-            model = init_model(
-                options.config,
-                options.source,
-                'cpu',
-                options.cfg_options,
-                safe_config=options.safe_config,
-                trust=options.trust_checkpoint,
-            )
+            model = trained_model(options)
             official = to_official(model, join)
             write_tensors({'model': official}, options.output)
         else:
@@ -64,6 +57,18 @@ def convert(tool: str, options: argparse.Namespace, split: Split, join: Join) ->
             state = to_delta(model, read_official(options.source, options.trust_checkpoint), split)
             save_delta(make_delta({'state_dict': state}), options.output)
     print(f'{options.output} ({options.output.stat().st_size:,} bytes)')
+
+
+def trained_model(options: argparse.Namespace) -> nn.Module:
+    """Build the model of the options of `make_parser`, with the delta that is their source."""
+    return init_model(
+        options.config,
+        options.source,
+        'cpu',
+        options.cfg_options,
+        safe_config=options.safe_config,
+        trust=options.trust_checkpoint,
+    )
 
 
 def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> dict[str, Tensor]:

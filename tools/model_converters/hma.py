@@ -25,7 +25,13 @@ from hstpeft.apis import init_model
 from hstpeft.delta import make_delta, save_delta
 from hstpeft.errors import UserError, one_line_errors
 from hstpeft.official.hma import ENCODERS, join_hma, split_hma
-from tools.model_converters.convert import make_parser, read_official, to_delta, write_tensors
+from tools.model_converters.convert import (
+    make_parser,
+    read_official,
+    to_delta,
+    trained_model,
+    write_tensors,
+)
 
 
 def to_official(model: nn.Module) -> dict[str, Tensor]:
@@ -76,14 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     with one_line_errors('hma.py'):
         if options.direction == 'to-official':
-            model = init_model(
-                options.config,
-                options.source,
-                'cpu',
-                options.cfg_options,
-                safe_config=options.safe_config,
-                trust=options.trust_checkpoint,
-            )
+            model = trained_model(options)
             official = to_official(model)
             write_tensors({'model': official}, options.output)
         else:
