@@ -15,10 +15,12 @@ from torch.nn import functional as F
 from hstpeft.errors import UserError
 from hstpeft.registry import MODEL_WRAPPERS
 
+TIMEOUT = 1800
+"""Seconds that a process waits for the others; torch's own default."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def init_process_group(launcher: str, timeout: float = 1800) -> None:
+def init_process_group(launcher: str, timeout: float = TIMEOUT) -> None:
     """Start gloo on a machine without a GPU; mmengine's own start needs one.
 
     With a GPU or without a launcher nothing happens: mmengine does it.

@@ -16,9 +16,10 @@ from hstpeft.delta import load_checkpoint
 from hstpeft.delta.writing import check_writable
 from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.model import check_model
+from hstpeft.engine.checks.parts import LOADERS
 from hstpeft.engine.checks.paths import check_paths
 from hstpeft.engine.checks.values import check_values
-from hstpeft.engine.distributed import init_process_group
+from hstpeft.engine.distributed import TIMEOUT, init_process_group
 from hstpeft.engine.faults.lost import lost_process_explained
 from hstpeft.engine.resume.settings import keep_seed
 from hstpeft.engine.runner import CheckedRunner
@@ -115,7 +116,7 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
     cfg.launcher = options.launcher
     default = Path('work_dirs', Path(options.config).stem)
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or str(default)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         if isinstance(cfg.get(name), dict):
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     visualizer = cfg.get('visualizer')
@@ -155,7 +156,7 @@ def build_runner(
     if checkpoint is not None and cfg.get('resume'):
         keep_seed(checkpoint, cfg)
     dist_cfg = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
-    init_process_group(cfg.launcher, dist_cfg.get('timeout', 1800))
+    init_process_group(cfg.launcher, dist_cfg.get('timeout', TIMEOUT))
     with one_line_until(lambda: False, cfg, lambda: None):
         runner = CheckedRunner.from_cfg(cfg)
     check_model(runner.model)

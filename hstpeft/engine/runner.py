@@ -13,6 +13,7 @@ from hstpeft.compat import loader_config, whole_dataset
 from hstpeft.delta import load_checkpoint
 from hstpeft.engine.checks.building import one_line_until
 from hstpeft.engine.checks.loaders import check_loader, explained, name_bad_files
+from hstpeft.engine.checks.parts import LOADERS
 from hstpeft.engine.promises import at_work, with_promised
 from hstpeft.engine.resume.batches import ResumableBatches, make_resumable, seed_samples
 from hstpeft.engine.resume.settings import check_resume
@@ -28,7 +29,6 @@ _LOOPS = {
     False: 'hstpeft.ResumableIterLoop',
     'IterBasedTrainLoop': 'hstpeft.ResumableIterLoop',
 }
-_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 class CheckedRunner(Runner):
@@ -115,9 +115,8 @@ class CheckedRunner(Runner):
         checkpoint = self.checkpoints.get(filename) or load_checkpoint(filename)
         check_resume(checkpoint, self.cfg, filename)
         meta = checkpoint['meta']
-        meta.pop(
-            'seed', None
-        )  # mmengine would put it over the config's; `keep_seed` does so without one
+        # mmengine would put it over the config's; `keep_seed` does so where that has none.
+        meta.pop('seed', None)
         self.checkpoints[filename] = checkpoint
         try:
             super().resume(filename, *args, **kwargs)
@@ -156,7 +155,7 @@ class CheckedRunner(Runner):
             UserError: The data set is empty or smaller than the only batch, or a host cannot read
                 it.
         """
-        named = [name for name in _LOADERS if loader_config(self, name) is dataloader]
+        named = [name for name in LOADERS if loader_config(self, name) is dataloader]
         name = named[0] if named else 'dataloader'
         if name == 'train_dataloader' and seed is not None and dataloader.get('sampler'):
             common = seed - get_rank() if diff_rank_seed else seed

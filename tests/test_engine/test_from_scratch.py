@@ -44,7 +44,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=-1)
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, begin=0, end=3)]
 train_cfg = dict(max_epochs={epochs}, val_interval={epochs})
 """
-EPOCHS = 6
+EPOCHS = 8
 
 
 @pytest.fixture(scope='module')
@@ -78,8 +78,7 @@ def weights(work_dir: Path, epoch: int = EPOCHS) -> dict[str, torch.Tensor]:
 def test_it_learns(unbroken):
     losses = history(unbroken, 'loss')
     assert len(losses) == 4 * EPOCHS
-    # It falls by 0.035 to 0.07, depending on the seed.
-    assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.03
+    assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.05
 
 
 def test_everything_is_trained_and_saved(unbroken):

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from hstpeft.engine.checks.parts import Part, classes_named, target_of
+from hstpeft.engine.checks.parts import LOADERS, Part, classes_named, target_of
 from hstpeft.engine.checks.plain import known_keys, resembling_keys
 from hstpeft.errors import UserError, nearest
 
@@ -30,7 +30,6 @@ _ASIDE = {
     'optim_wrapper': ('constructor', 'paramwise_cfg'),
     'train_cfg': ('by_epoch',),
 }
-_LOADERS = {'train_dataloader', 'val_dataloader', 'test_dataloader'}
 _EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
@@ -93,7 +92,7 @@ def _copies(cfg: Config, name: str) -> list[str]:
     found = [*keys_named(name, {'model': model})]
     if name == 'ignore_index':  # batches are padded with it
         found += keys_named('seg_pad_val', {'model': model})
-    for part in (*sorted(_LOADERS), *_EVALUATORS):
+    for part in (*sorted(LOADERS), *_EVALUATORS):
         found += keys_named(name, {part: cfg.get(part)})
     return [key for key, _ in found]
 

@@ -10,6 +10,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
 
 class Part(NamedTuple):
     """A mapping inside a config.
@@ -54,7 +56,7 @@ def _below(key: str, node: Any) -> Iterator[Part]:
 
 def target_of(key: str, options: Mapping) -> Any:
     """Find what is built from the mapping at a key of a config; None where that is not known."""
-    if key.endswith('_dataloader') and '.' not in key:
+    if key in LOADERS:
         return DataLoader
     kind = options.get('type', _default_type(key, options))
     if isinstance(kind, str):

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.runner import LogProcessor
 from torch.utils.data import DataLoader
 
-from hstpeft.engine.checks.parts import Part
+from hstpeft.engine.checks.parts import LOADERS, Part
 from hstpeft.engine.checks.signature import signature
 
 _LOADER = {*signature(DataLoader).arguments, 'num_batch_per_epoch'}
@@ -64,7 +64,7 @@ _RUN = {
     },
     'optim_wrapper.paramwise_cfg': _PARAMWISE,
     'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
-    **dict.fromkeys(('train_dataloader', 'val_dataloader', 'test_dataloader'), _LOADER),
+    **dict.fromkeys(LOADERS, _LOADER),
 }  # fmt: skip
 _HOOKS = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint',
           'visualization'}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from hstpeft.engine.checks.config import RUNNER_KEYS, find_class
-from hstpeft.engine.checks.parts import Part, parts_of
+from hstpeft.engine.checks.parts import LOADERS, Part, parts_of
 from hstpeft.engine.checks.plain import known_keys, resembling_keys
 from hstpeft.engine.checks.ranges import out_of_range
 from hstpeft.engine.checks.signature import Argument, Signature, signature
@@ -28,6 +28,7 @@ _HOSTS = {
     'mmseg': 'onedl-mmsegmentation',
     'mmdet': 'onedl-mmdetection',
 }
+_SAMPLERS = ('sampler', 'batch_sampler')
 _KINDS = {
     'auto_scale_lr': dict | None,
     'auto_scale_lr.enable': bool,
@@ -38,10 +39,9 @@ _KINDS = {
     'env_cfg.mp_cfg.opencv_num_threads': int,
     'optim_wrapper.clip_grad': dict | None,
     'optim_wrapper.paramwise_cfg': dict | None,
-    **{f'{name}_dataloader': dict | None for name in ('train', 'val', 'test')},
-    **{f'{name}_dataloader.dataset': dict for name in ('train', 'val', 'test')},
-    **{f'{name}_dataloader.sampler': dict | None for name in ('train', 'val', 'test')},
-    **{f'{name}_dataloader.batch_sampler': dict | None for name in ('train', 'val', 'test')},
+    **dict.fromkeys(LOADERS, dict | None),
+    **{f'{loader}.dataset': dict for loader in LOADERS},
+    **{f'{loader}.{part}': dict | None for loader in LOADERS for part in _SAMPLERS},
     'randomness.deterministic': bool,
     'randomness.diff_rank_seed': bool,
     'randomness.seed': int | None,

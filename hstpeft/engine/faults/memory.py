@@ -9,6 +9,7 @@ import torch
 from mmengine.runner import Runner
 
 from hstpeft.compat import loader_config
+from hstpeft.engine.checks.parts import LOADERS
 from hstpeft.errors import UserError
 
 _WORDS = ("can't allocate memory", 'out of memory', 'CUBLAS_STATUS_ALLOC_FAILED')
@@ -33,7 +34,7 @@ def memory_explained(runner: Runner) -> Iterator[None]:
         peak, where = _peak()
         sizes = [
             f'{name}.batch_size is {size}'
-            for name in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+            for name in LOADERS
             if (size := _batch_size(runner, name)) is not None
         ]
         raise UserError(
