@@ -4,14 +4,15 @@ Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.layers import BLOCK_LAYERS, OUTER_LAYERS, has_parameters
+from hstpeft.models.trunks.layers import NamedLayers
+from hstpeft.models.trunks.layout import Layout
 from hstpeft.models.trunks.places import Places
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
@@ -27,7 +28,7 @@ CAPABILITIES = {
 """What a tuner may need of a trunk, in words."""
 
 
-class Trunk(nn.Module, ABC):
+class Trunk(NamedLayers, nn.Module, ABC):
     """A pre-trained transformer: knows its shape, embeds images and runs its blocks.
 
     A plain ``nn.Module``: a host's ``init_weights`` must not find anything to initialise here.
@@ -36,9 +37,6 @@ class Trunk(nn.Module, ABC):
 
     Attributes:
         capabilities: Which of `CAPABILITIES` it has.
-        block_layers: By role, the place of a layer inside a block; timm's unless a family has
-            another.
-        outer_layers: By role, the place of a layer before or behind the blocks.
         identity: Hash of the pre-trained tensors, or ``'random'``.
         embed_dims: Width C of the last block.
         num_layers: Number of blocks that run.
@@ -62,8 +60,6 @@ class Trunk(nn.Module, ABC):
     """
 
     capabilities: frozenset[str]
-    block_layers: Mapping[str, str] = BLOCK_LAYERS
-    outer_layers: Mapping[str, str] = OUTER_LAYERS
     identity: str
     embed_dims: int
     num_layers: int
@@ -170,6 +166,17 @@ class Trunk(nn.Module, ABC):
         """Return the grid of output ``index`` for an image that was embedded to ``grid``."""
         return grid
 
+    def layout(self, grid: tuple[int, int], num_front_tokens: int) -> Layout:
+        """Tell where the patches stand inside the blocks; for a trunk with maps.
+
+        Args:
+            grid: (h, w) from `embed`.
+            num_front_tokens: Tokens that a tuner keeps before them, see `Places`.
+        """
+        pairs = enumerate(self.stage_depths)
+        grids = [self.output_grid(stage, grid) for stage, depth in pairs for _ in range(depth)]
+        return Layout(tuple(grids), num_front_tokens + self.num_prefix_tokens)
+
     def block(self, index: int) -> nn.Module:
         """Return a block by its number in the whole trunk."""
         return self.net.get_submodule(self.block_path(index))
@@ -179,59 +186,11 @@ class Trunk(nn.Module, ABC):
         idle = {id(p) for module in self.idle_modules() for p in module.parameters()}
         return [p for p in self.parameters() if id(p) not in idle]
 
-    def layer_names(self, index: int | None) -> list[str]:
-        """List the roles of the layers with parameters of a block, or (None) outside the blocks."""
-        idle = {id(module) for module in self.idle_modules()}
-        found = {name: self._find(index, name) for name in self._layers(index)}
-        return [n for n, layer in found.items() if has_parameters(layer) and id(layer) not in idle]
-
-    def layer_path(self, index: int | None, name: str) -> str:
-        """Return the name inside `net` of a layer.
-
-        Args:
-            index: Number of the block; None for a layer outside the blocks.
-            name: Its role, e.g. ``qkv``.
-
-        Raises:
-            UserError: The trunk has no such layer.
-        """
-        if not has_parameters(self._find(index, name)):
-            where = 'outside its blocks' if index is None else f'in block {index}'
-            raise UserError(
-                f'this trunk has no {name} {where}, it has {self.layer_names(index)} there: leave '
-                f'{name} out'
-            )
-        return self._path(index, name)
-
-    def layer(self, index: int | None, name: str) -> nn.Module:
-        """Return a layer, see `layer_path`."""
-        return self.net.get_submodule(self.layer_path(index, name))
-
-    def set_layer(self, index: int | None, name: str, layer: nn.Module) -> None:
-        """Put something in the place of a layer, see `layer_path`."""
-        parent, _, child = self.layer_path(index, name).rpartition('.')
-        setattr(self.net.get_submodule(parent), child, layer)
-
     def hold_frozen(self) -> None:
         """Cast the frozen parameters to the dtype they shall be held in."""
         for parameter in self.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(self.frozen_dtype)
-
-    def _layers(self, index: int | None) -> Mapping[str, str]:
-        return self.outer_layers if index is None else self.block_layers
-
-    def _path(self, index: int | None, name: str) -> str:
-        path = self._layers(index)[name]
-        return path if index is None else f'{self.block_path(index)}.{path}'
-
-    def _find(self, index: int | None, name: str) -> nn.Module | None:
-        if name not in self._layers(index):
-            return None
-        module = self.net
-        for part in self._path(index, name).split('.'):
-            module = getattr(module, part, None)
-        return module
 
 
 def check_dtype(dtype: str) -> torch.dtype:

@@ -6,11 +6,18 @@ tuner puts on one becomes part of the trunk's module tree, as HF peft's layers d
 the tuner's, and a delta names them by their place.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
+
+from hstpeft.errors import UserError
 
 BLOCK_LAYERS = {
     'norm1': 'norm1',
     'qkv': 'attn.qkv',
+    'q': 'attn.q_proj',
+    'k': 'attn.k_proj',
+    'v': 'attn.v_proj',
     'q_norm': 'attn.q_norm',
     'k_norm': 'attn.k_norm',
     'attn_norm': 'attn.norm',
@@ -23,6 +30,8 @@ BLOCK_LAYERS = {
     'fc2': 'mlp.fc2',
 }
 """By role, the place of a layer inside a block of timm's, in the order in which they run."""
+READERS = {'attention': ('qkv', 'q', 'k', 'v'), 'mlp': ('fc1', 'fc1_g', 'fc1_x')}
+"""By branch, the roles of the Linears that read its normalised input, of which a block has some."""
 OUTER_LAYERS = {
     'patch': 'patch_embed.proj',
     'patch_norm': 'patch_embed.norm',
@@ -33,12 +42,93 @@ OUTER_LAYERS = {
 """By role, the place of a layer before or behind the blocks."""
 
 
+class NamedLayers:
+    """What a trunk knows of its layers by their roles; a `Trunk` inherits it.
+
+    Attributes:
+        block_layers: By role, the place of a layer inside a block; timm's unless a family has
+            another.
+        outer_layers: By role, the place of a layer before or behind the blocks.
+    """
+
+    block_layers: Mapping[str, str] = BLOCK_LAYERS
+    outer_layers: Mapping[str, str] = OUTER_LAYERS
+
+    def layer_names(self, index: int | None) -> list[str]:
+        """List the roles of the layers with parameters of a block, or (None) outside the blocks."""
+        idle = {id(module) for module in self.idle_modules()}
+        found = {name: self._find(index, name) for name in self._layers(index)}
+        return [n for n, layer in found.items() if has_parameters(layer) and id(layer) not in idle]
+
+    def layer_path(self, index: int | None, name: str) -> str:
+        """Return the name inside `net` of a layer.
+
+        Args:
+            index: Number of the block; None for a layer outside the blocks.
+            name: Its role, e.g. ``qkv``.
+
+        Raises:
+            UserError: The trunk has no such layer.
+        """
+        if not has_parameters(self._find(index, name)):
+            where = 'outside its blocks' if index is None else f'in block {index}'
+            raise UserError(
+                f'this trunk has no {name} {where}, it has {self.layer_names(index)} there: leave '
+                f'{name} out'
+            )
+        return self._path(index, name)
+
+    def layer(self, index: int | None, name: str) -> nn.Module:
+        """Return a layer, see `layer_path`."""
+        return self.net.get_submodule(self.layer_path(index, name))
+
+    def set_layer(self, index: int | None, name: str, layer: nn.Module) -> None:
+        """Put something in the place of a layer, see `layer_path`."""
+        parent, _, child = self.layer_path(index, name).rpartition('.')
+        setattr(self.net.get_submodule(parent), child, layer)
+
+    def readers(self, index: int, branch: str) -> list[str]:
+        """List the roles of the Linears that read the normalised input of a branch.
+
+        Args:
+            index: Number of the block.
+            branch: ``attention`` or ``mlp``.
+        """
+        return [name for name in self.layer_names(index) if name in READERS[branch]]
+
+    def give_bias(self, index: int | None, name: str) -> None:
+        """Give a layer without bias one of zeros, which a merge fills.
+
+        Raises:
+            UserError: timm's model of this family has no bias there, under any option.
+        """
+        raise UserError(
+            f'the tuner cannot be merged: {name} of this trunk has no bias that could take a shift; '
+            'deploy the delta beside the trunk (tools/delta.py export)'
+        )
+
+    def _layers(self, index: int | None) -> Mapping[str, str]:
+        return self.outer_layers if index is None else self.block_layers
+
+    def _path(self, index: int | None, name: str) -> str:
+        path = self._layers(index)[name]
+        return path if index is None else f'{self.block_path(index)}.{path}'
+
+    def _find(self, index: int | None, name: str) -> nn.Module | None:
+        if name not in self._layers(index):
+            return None
+        module = self.net
+        for part in self._path(index, name).split('.'):
+            module = getattr(module, part, None)
+        return module
+
+
 class AdaptedLayer(nn.Module):
     """A layer of the trunk, and what a tuner makes of its output.
 
     Args:
         layer: The trunk's.
-        adapter: The tuner's: output of the layer in, the same shape out.
+        adapter: The tuner's: output and input of the layer in, the shape of the output out.
     """
 
     def __init__(self, layer: nn.Module, adapter: nn.Module) -> None:
@@ -57,7 +147,7 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer, then the adapter."""
-        return self.adapter(self.base_layer(x))
+        return self.adapter(self.base_layer(x), x)
 
 
 def has_parameters(module: nn.Module | None) -> bool:

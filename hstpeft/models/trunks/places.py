@@ -17,7 +17,11 @@ One block, with every place of it::
     tokens = after_block(i, tokens)
 """
 
+from typing import Self
+
 from torch import Tensor
+
+from hstpeft.models.trunks.layout import Layout
 
 
 class Places:
@@ -33,6 +37,14 @@ class Places:
     """
 
     num_front_tokens: int = 0
+
+    def at(self, layout: Layout) -> Self:
+        """Return places that know where the patches are, for one pass; by default the same ones.
+
+        Args:
+            layout: Holds between the end of `before_block` and the beginning of `after_block`.
+        """
+        return self
 
     def after_embedding(self, tokens: Tensor) -> Tensor:
         """Change the embedded image, position embedding included."""

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.tuners.folding import fold_input
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
@@ -96,10 +97,8 @@ class ARCTuner(Tuner):
                 'to merge, or deploy the delta beside the trunk (tools/delta.py export)'
             )
         for index in range(trunk.num_layers):
-            if 'attention' in self.positions:
-                fold(trunk.layer(index, 'qkv'), *self.attention.matrix(index))
-            if 'mlp' in self.positions:
-                fold(trunk.layer(index, 'fc1'), *self.mlp.matrix(index))
+            for position in self.positions:
+                fold_input(trunk, index, position, *self.get_submodule(position).matrix(index))
         return FrozenTuner()
 
 
@@ -138,16 +137,3 @@ class SharedAdapters(nn.Module):
         scaled = projection * self.scales[index].detach().double()
         identity = torch.eye(len(projection), dtype=torch.float64, device=projection.device)
         return identity + scaled @ projection.t(), self.biases[index].detach().double()
-
-
-def fold(linear: nn.Linear, matrix: Tensor, offset: Tensor) -> None:
-    """Let a Linear read x where it read ``x M + b``, in place.
-
-    Raises:
-        UserError: The Linear has no bias that could take the offset.
-    """
-    if linear.bias is None:
-        raise UserError('ARCTuner cannot be merged: a Linear of this trunk has no bias')
-    weight = linear.weight.detach().double()
-    linear.bias.data = (linear.bias.detach().double() + weight @ offset).to(linear.bias.dtype)
-    linear.weight.data = (weight @ matrix.t()).to(linear.weight.dtype)

@@ -81,8 +81,8 @@ class Tuner(Places, nn.Module, ABC):
     ) -> dict[int, Tensor]:
         """Run the trunk's blocks.
 
-        A method that runs them in another way overrides this; so does one whose places need to
-        know the grid: it hands `Trunk.run` places that were made for this call.
+        A method that runs them in another way overrides this; one whose places need to know the
+        grid overrides `at`.
 
         Args:
             trunk: The trunk that the tuner was attached to.
@@ -93,7 +93,8 @@ class Tuner(Places, nn.Module, ABC):
         Returns:
             Each tapped output.
         """
-        return trunk.run(tokens, self, tap_indices, grid)
+        places = self.at(trunk.layout(grid, self.num_front_tokens))
+        return trunk.run(tokens, places, tap_indices, grid)
 
     def without_own_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Take the tuner's tokens out of an output that shall be a map or the trunk's tokens.

@@ -6,10 +6,10 @@ Shapes: C channels of an output.
 import torch
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.trunks.layers import AdaptedLayer
 from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.tuners.folding import fold_output
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
@@ -47,8 +47,8 @@ class SSFTuner(Tuner):
         """
         for index, name in layers_of(trunk):
             adapted = trunk.layer(index, name)
-            fold(adapted.base_layer, adapted.adapter, name)
             trunk.set_layer(index, name, adapted.base_layer)
+            fold_output(trunk, index, name, adapted.adapter.scale, adapted.adapter.shift)
         return FrozenTuner()
 
 
@@ -67,8 +67,8 @@ class ScaleShift(nn.Module):
         self.shift = nn.Parameter(torch.empty(dims).normal_(0, 0.02))
         self.shape = shape
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the same shape and dtype."""
+    def forward(self, x: Tensor, given: Tensor) -> Tensor:
+        """Scale and shift what a layer made of ``given``; the same shape and dtype."""
         scale, shift = self.scale.view(self.shape), self.shift.view(self.shape)
         return torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
 
@@ -80,20 +80,3 @@ def layers_of(trunk: Trunk) -> list[tuple[int | None, str]]:
         for index in (None, *range(trunk.num_layers))
         for name in trunk.layer_names(index)
     ]
-
-
-def fold(layer: nn.Module, pair: ScaleShift, name: str) -> None:
-    """Let a layer give what it gave before scale and shift, in place.
-
-    Raises:
-        UserError: The layer has no bias.
-    """
-    if layer.bias is None:
-        raise UserError(
-            f'SSFTuner cannot be merged: {name} of this trunk has no bias that could take the '
-            'shift; deploy the delta beside the trunk (tools/delta.py export)'
-        )
-    scale, shift = pair.scale.detach().double(), pair.shift.detach().double()
-    rows = scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    layer.weight.data = (layer.weight.detach().double() * rows).to(layer.weight.dtype)
-    layer.bias.data = (layer.bias.detach().double() * scale + shift).to(layer.bias.dtype)
