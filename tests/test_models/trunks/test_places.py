@@ -60,7 +60,7 @@ class Recording(Places):
 
 def test_every_place_of_the_class_is_in_the_order():
     own = {name for name, _ in inspect.getmembers(Places, inspect.isfunction)}
-    assert own == {'after_embedding', *ORDER}
+    assert own == {'at', 'after_embedding', *ORDER}
 
 
 def shapes_of(trunk: nn.Module) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
