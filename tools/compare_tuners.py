@@ -122,7 +122,8 @@ def run(
     work_dir = options.work_dir / report.stem
     shutil.rmtree(work_dir, ignore_errors=True)
     os.environ.update(VTAB_ROOT=str(options.root), VTAB_TASK=task)
-    leaf = write_leaf(work_dir, tuner, options.weights, lr, seed)
+    # Not in the work folder itself, where mmengine writes the whole config down.
+    leaf = write_leaf(work_dir / 'leaf', tuner, options.weights, lr, seed)
     lists = ['train_dataloader.dataset.ann_file=train800.txt'] if is_search else []
     lists += ['test_dataloader.dataset.ann_file=val200.txt'] if is_search else []
     common = [
