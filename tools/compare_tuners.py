@@ -14,10 +14,8 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from mmengine.logging import MMLogger
-from rich.console import Console
-from rich.table import Table
 
 from hstpeft.delta.writing import write_file
 from hstpeft.engine.config import config_root
 from hstpeft.errors import UserError, check_names, one_line_errors
 from tools import test, train
+from tools.benchmarks.tuner_table import draw, summarise, to_markdown
 from tools.measure import commit, count_trainable, processor
 
 TASKS = ('sign_digits', 'rbc12')
@@ -181,18 +178,6 @@ def compare(options: argparse.Namespace, tuner: str) -> list[dict[str, Any]]:
     ]
 
 
-def table(results: Sequence[dict[str, Any]]) -> Table:
-    """Lay out the test results, a tuner a row."""
-    rendered = Table('tuner', 'lr', 'trained values', 'delta bytes', *TASKS)
-    for tuner in dict.fromkeys(result['tuner'] for result in results):
-        own = [result for result in results if result['tuner'] == tuner]
-        means = [statistics.mean(r['accuracy'] for r in own if r['task'] == task) for task in TASKS]
-        first = own[0]
-        cells = (f'{first["lr"]:g}', f'{first["trained_values"]:,}', f'{first["delta_bytes"]:,}')
-        rendered.add_row(tuner, *cells, *(f'{mean:.1f}' for mean in means))
-    return rendered
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Compare the tuners and print the table."""
     parser = argparse.ArgumentParser(description='Train every tuner on small real tasks.')
@@ -206,6 +191,12 @@ def main(arguments: list[str] | None = None) -> None:
         help='emptied after a run',
     )
     parser.add_argument('--tuners', nargs='+', default=list_tuners(), help='default: all')
+    parser.add_argument(
+        '--cost', type=Path, help='JSON of tools/benchmark.py --system tuners, for more columns'
+    )
+    parser.add_argument(
+        '--plot', type=Path, help='draw accuracy against trained values: .svg, .png'
+    )
     options = parser.parse_args(arguments)
     with one_line_errors('compare_tuners.py'):
         if not options.weights.is_file():
@@ -213,7 +204,10 @@ def main(arguments: list[str] | None = None) -> None:
         options.weights, options.root = options.weights.resolve(), options.root.resolve()
         tuners = check_names('--tuners', options.tuners, list_tuners())
         results = [result for tuner in tuners for result in compare(options, tuner)]
-        Console(width=100).print(table(results))
+        rows = summarise(results, TASKS, options.cost)
+        print(to_markdown(rows, TASKS))
+        if options.plot:
+            draw(rows, TASKS, options.plot)
 
 
 if __name__ == '__main__':
