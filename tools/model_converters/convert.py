@@ -74,6 +74,8 @@ def trained_model(options: argparse.Namespace) -> nn.Module:
 def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> dict[str, Tensor]:
     """Turn an official checkpoint into the state dict of a model with the same trunk.
 
+    One that holds nothing of a trunk, but adapters and head, is taken to be of the model's.
+
     Raises:
         UserError: The checkpoint's frozen tensors are not those of the model's trunk.
     """
@@ -85,7 +87,8 @@ def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> 
             f'{", ".join(extra[:5])} of the official checkpoint are not in the trunk: choose the '
             "config's trunk.arch (and arch_options) that the checkpoint was made for"
         )
-    for name, tensor in frozen_trunk_tensors(model.backbone).items():
+    frozen = frozen_trunk_tensors(model.backbone) if trunk else {}
+    for name, tensor in frozen.items():
         key = f'backbone.{name}'.removeprefix(prefix)
         if key not in trunk or not torch.equal(trunk[key], tensor):
             raise UserError(
