@@ -1,4 +1,4 @@
-"""What SSF, VPT and AdaptFormer train at full size is what the official codes train."""
+"""What SSF, VPT, AdaptFormer and Adapter+ train at full size is what the official codes train."""
 
 import json
 
@@ -16,6 +16,10 @@ SWIN = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
 SSF = dict(type='hstpeft.SSFTuner')
 VPT = dict(type='hstpeft.VPTTuner')
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner')
+ADAPTER_PLUS = dict(type='hstpeft.AdapterPlusTuner')
+HOULSBY = dict(ADAPTER_PLUS, form='houlsby', scale=1.0, train_norms=True)
+PFEIFFER = dict(ADAPTER_PLUS, form='pfeiffer', scale=1.0, adapter_norm='in')
+PARALLEL = dict(ADAPTER_PLUS, form='parallel', scale=0.1)
 MODELS_OF = {
     'vpt': {
         'vit_b16_shallow_5_tokens (defaults)': (VIT, dict(VPT, deep=False)),
@@ -30,6 +34,17 @@ MODELS_OF = {
         'vit_b16_ffn_num_64 (default)': (VIT, ADAPTFORMER),
         'vit_b16_ffn_num_8': (VIT, dict(ADAPTFORMER, adapter_dims=8)),
         'vit_b16_ffn_num_1': (VIT, dict(ADAPTFORMER, adapter_dims=1)),
+    },
+    'adapter_plus': {
+        'vit_b16_post_channel_dim_8 (default)': (VIT, ADAPTER_PLUS),
+        **{
+            f'vit_b16_post_channel_dim_{dims}': (VIT, dict(ADAPTER_PLUS, adapter_dims=dims))
+            for dims in (1, 2, 4, 16, 32)
+        },
+        'vit_b16_houlsby_dim_4_train_ln': (VIT, dict(HOULSBY, adapter_dims=4)),
+        'vit_b16_houlsby_dim_8_train_ln': (VIT, HOULSBY),
+        'vit_b16_pfeiffer_dim_8': (VIT, PFEIFFER),
+        'vit_b16_parallel_dim_8 (AdaptFormer ablation)': (VIT, PARALLEL),
     },
     'ssf': {'vit_b16 (default)': (VIT, SSF), 'swin_b': (SWIN, SSF)},
 }
