@@ -34,7 +34,7 @@ class AdapterPlusTuner(Tuner):
     * ``pre``: ``z + m(z)`` for ``z = y + A(y)``;
     * ``houlsby``: ``z + m(z) + A(m(z))`` for ``z = y + B(a)``, B being an adapter of its own.
 
-    ``post`` of an HVT reads what leaves the block, pooled where a stage ends.
+    In an HVT ``post`` reads what leaves the block, pooled if the block pools.
 
     Trainable values: 2 C R + R + 2 C per block by default; 165,984 for a ViT-B/16. Without learned
     scale C fewer, with one number per adapter C - 1 fewer; without biases R + C fewer; with a norm
