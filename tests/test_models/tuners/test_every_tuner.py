@@ -67,6 +67,8 @@ TUNERS = {
     'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), FRONT_TOKENS),
     'bitfit': (dict(type='hstpeft.SelectiveTuner'), EVERY),
     'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), EVERY),
+    'adapter-plus': (dict(type='hstpeft.AdapterPlusTuner'), EVERY),
+    'houlsby': (dict(type='hstpeft.AdapterPlusTuner', form='houlsby', train_norms=True), EVERY),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
