@@ -120,8 +120,8 @@ class Mona(nn.Module):
     def mean_kernel(self) -> tuple[Tensor, Tensor]:
         """Return weight (R, 1, 7, 7) and bias (R) of the mean of the three convolutions.
 
-        It is one convolution, for they are linear: a small kernel is a large one with a border of
-        zeros.
+        They are linear, and a small kernel is a large one with a border of zeros: so it is one
+        convolution, at about half the time of three (a CPU core, forward and backward).
         """
         borders = [(KERNELS[-1] - size) // 2 for size in KERNELS]
         weights = [
