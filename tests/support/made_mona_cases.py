@@ -7,8 +7,8 @@ from hstpeft.oracle.literal import mona
 from tests.support.made_cases import Made, image_size, name_stages, write
 
 DEFAULTS = dict(
-    width=16, depths=(2, 2), heads=(2, 4), window=4, size=(32, 32), patch=2, classes=4,
-    mlp_ratio=2.0, qkv_bias=True, adapter_dims=64, drop_path=0.0,
+    width=16, depths=(1, 2), heads=(2, 4), window=2, size=(16, 16), patch=2, classes=4,
+    mlp_ratio=2.0, qkv_bias=True, adapter_dims=6, drop_path=0.0,
 )  # fmt: skip
 
 

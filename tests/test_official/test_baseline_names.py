@@ -1,4 +1,4 @@
-"""Official checkpoints of SSF, VPT and AdaptFormer become a trunk by its own names and a delta."""
+"""Official checkpoints of tuners that papers compare with become a trunk by its own names and a delta."""
 
 import pytest
 import torch
@@ -7,12 +7,20 @@ from torch import Tensor
 from hstpeft.errors import UserError
 from hstpeft.official.adaptformer import split_adaptformer
 from hstpeft.official.common import SWIN, TRUNK, swin_names
+from hstpeft.official.convpass import split_convpass
+from hstpeft.official.mona import split_mona
 from hstpeft.official.ssf import split_ssf, ssf_name
 from hstpeft.official.vpt import prompt_rows, split_vpt
 from hstpeft.oracle.case import Case
 from tests.support.paths import REFERENCE
 
-SYSTEMS = {'ssf': split_ssf, 'vpt': split_vpt, 'adaptformer': split_adaptformer}
+SYSTEMS = {
+    'ssf': split_ssf,
+    'vpt': split_vpt,
+    'convpass': split_convpass,
+    'mona': split_mona,
+    'adaptformer': split_adaptformer,
+}
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 
 
@@ -48,7 +56,7 @@ def test_the_trunk_has_the_names_of_its_own_weight_files(path):
         depths = Case(path, torch.float32).arguments['depths']
         by_timm = {name.removeprefix(SWIN) for name in swin_names(tuple(depths)).values()}
         by_microsoft = set(swin_names(tuple(depths)))
-        assert trunk.keys() == (by_microsoft if system == 'ssf' else by_timm)
+        assert trunk.keys() == (by_timm if system == 'vpt' else by_microsoft)
         return
     outer = {'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias'}
     layers = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')

@@ -36,16 +36,14 @@ OTHERS = {
         'no labels': dict(labels=None, mlp_ratio=2.7, width=20),
     },
     MONA: {
-        'covered by one window': dict(window=8, size=(16, 16)),
-        'a window larger than any map': dict(window=12, size=(16, 16), seed=3),
-        'covered from one side': dict(window=4, size=(8, 32), seed=4),
-        'no multiples of an odd window': dict(window=3, size=(32, 44)),
-        'no multiples, shifted twice': dict(window=3, depths=(4, 2), size=(20, 16), seed=5),
-        'sides that do not halve': dict(window=3, size=(22, 18), depths=(2, 2, 2), heads=(1, 2, 4)),
-        'a side that is no multiple of the patch': dict(size=(31, 21), patch=4, window=2),
+        'the official width, covered by one window': dict(window=8, adapter_dims=64),
+        'a window larger than any map': dict(window=12, seed=3),
+        'covered from one side': dict(window=4, size=(8, 24), depths=(2, 2), seed=4),
+        'no multiples of an odd window': dict(window=3, size=(16, 20), depths=(4, 2), seed=5),
+        'sides that do not halve': dict(window=3, size=(22, 18), depths=(1, 2, 2), heads=(1, 2, 4)),
+        'a side that is no multiple of the patch': dict(size=(31, 21), patch=4),
         'windows of one cell': dict(window=1, size=(8, 8)),
-        'one stage, qkv without bias': dict(depths=(3,), heads=(2,), qkv_bias=False),
-        'an adapter of another width': dict(adapter_dims=5, mlp_ratio=2.7, width=20),
+        'one stage, qkv without bias': dict(depths=(3,), heads=(2,), qkv_bias=False, mlp_ratio=2.7),
         'drop path, which eval mode ignores': dict(drop_path=0.3, labels=None),
     },
 }
@@ -79,7 +77,7 @@ def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, c
 ARRAYS = {
     VIT: ['layer0', 'grad_l2', 'grad/blocks.1.adapter_mlp.adapter_conv.weight'],
     SWIN: ['stage0', 'logits', 'grad/layers.1.blocks.0.adapter_attn.adapter_down.bias'],
-    MONA: ['stage1', 'loss', 'grad/backbone.layers.0.blocks.1.my_module_2.adapter_conv.conv3.weight'],
+    MONA: ['stage1', 'loss', 'grad/backbone.layers.1.blocks.1.my_module_2.adapter_conv.conv3.weight'],
 }  # fmt: skip
 
 
@@ -141,7 +139,7 @@ GAMMA = 'backbone.layers.1.blocks.0.my_module_2.gamma'
         (VIT, renamed(CONV, CONV.replace('_conv', '')), 'not an official Convpass checkpoint'),
         (SWIN, argument('layers', 2), 'layers'),
         (MONA, argument('number of wings', 2), 'number of wings'),
-        (MONA, argument('window', 2), 'relative_position_bias_table'),
+        (MONA, argument('window', 3), 'relative_position_bias_table'),
         (MONA, training, 'dropout'),
         (MONA, without('backbone.norm1.bias'), 'missing: norm.bias'),
         (MONA, renamed(GAMMA, f'{GAMMA}y'), 'not an official Mona checkpoint'),

@@ -110,6 +110,11 @@ class _Bypasses(Places):
     def __init__(self, tuner: ConvpassTuner, layout: Layout) -> None:
         self.tuner, self.layout = tuner, layout
 
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """Those behind the branches that have bypasses."""
+        return frozenset(f'after_{position}' for position in self.tuner.positions)
+
     def after_attention(self, index: int, branch: Tensor, normed: Tensor) -> Tensor:
         """Add the bypass of the attention."""
         return self.tuner.bypass('attention', index, branch, normed, self.layout)
