@@ -14,9 +14,9 @@ from tests.support.families import FROZEN, build_trunk, shake, tuned
 from tests.support.models import draw, images
 
 VPT = dict(type='hstpeft.VPTTuner', num_tokens=2)
-# Grids of 32, 16, 8 and 4 cells for images of 64 pixels: windows of 4 cover the last one, in a block
+# Grids of 24, 12, 6 and 3 cells for images of 48 pixels: windows of 3 cover the last one, in a block
 # that shifts and one that does not.
-OPTIONS, WINDOW = dict(img_size=64, depths=(1, 2, 1, 2)), 4
+OPTIONS, WINDOW = dict(img_size=48, depths=(1, 2, 2, 2), window_size=3), 3
 
 
 @functools.cache
@@ -35,14 +35,14 @@ def backbones(tuner, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('grid', [(5, 7), (8, 4), (4, 4), (3, 2), (6, 8)])
+@pytest.mark.parametrize('grid', [(5, 7), (6, 3), (3, 3), (2, 1), (6, 9)])
 def test_a_block_attends_as_one_of_mmdetection(grid):
     swin = pytest.importorskip('mmdet.models.backbones.swin')
     trunk = backbones(FROZEN)[1].double().trunk
-    for index in (4, 5):  # the second of them shifts
+    for index in (5, 6):  # the second of them shifts
         block = trunk.block(index)
         shift = block.shift_size[0]
-        assert shift == (2 if index == 5 else 0)
+        assert shift == index - 5
         theirs = swin.ShiftWindowMSA(block.dim, block.attn.num_heads, WINDOW, shift)
         theirs = theirs.double().eval()
         theirs.w_msa.load_state_dict(block.attn.state_dict(), strict=False)
@@ -53,9 +53,9 @@ def test_a_block_attends_as_one_of_mmdetection(grid):
         )
 
 
-@pytest.mark.parametrize('grid', [(5, 7), (3, 2)])
+@pytest.mark.parametrize('grid', [(4, 7), (2, 1)])
 def test_windows_beside_front_tokens_pad_before_they_shift_too(grid):
-    block = backbones(VPT)[1].trunk.block(5)
+    block = backbones(VPT)[1].trunk.block(6)
     assert any(block.shift_size)
     normed = torch.randn(2, *grid, block.dim)
     expected = attend_in_padded_map(block, normed).flatten(1, 2)
@@ -67,9 +67,17 @@ def test_windows_beside_front_tokens_pad_before_they_shift_too(grid):
     assert (other - expected).abs().max() > 1e-3
 
 
+def test_prompts_do_not_change_where_a_map_is_padded():
+    image = images(2, 3, 80, 64)  # a grid of 10 x 8 in stage 2, whose second block shifts
+    usual, other = (
+        backbone(image)[0] for backbone in backbones(VPT, out_type='featmap', out_indices=(2,))
+    )
+    assert (usual - other).abs().max() > 1e-3
+
+
 def test_the_two_styles_agree_until_a_window_does_not_fit():
     usual, other = (
-        backbone(images(2, 3, 64, 64))
+        backbone(images(2, 3, 48, 48))
         for backbone in backbones(VPT, out_type='featmap', out_indices=(0, 1, 2, 3))
     )
     for ours, theirs in zip(usual[:3], other[:3], strict=True):
@@ -79,8 +87,10 @@ def test_the_two_styles_agree_until_a_window_does_not_fit():
 
 def test_images_are_padded_to_whole_patches_only():
     backbone = backbones(VPT, out_type='featmap', out_indices=range(4))[1]
-    image = images(1, 3, 23, 42)
+    image, read = images(1, 3, 23, 42), []
+    backbone.trunk.net.patch_embed.register_forward_hook(lambda m, args, out: read.append(out))
     maps = backbone(image)
+    assert read[0].shape[1:3] == (12, 21)
     assert [tuple(x.shape[-2:]) for x in maps] == [(12, 21), (6, 11), (3, 6), (2, 3)]
     for x, padded in zip(maps, backbone(F.pad(image, (0, 0, 0, 1))), strict=True):
         assert x.equal(padded)
