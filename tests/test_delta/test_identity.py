@@ -112,6 +112,13 @@ OPTIONS = {
         'drop_rate': [Change(0.3, SAME)],
         'drop_path_rate': [Change(0.3, SAME)],
     },
+    'ConvpassTuner': {
+        'positions': [Change(['mlp'], TENSORS)],
+        'adapter_dims': [Change(3, TENSORS)],
+        'scale': [Change(0.2, FUNCTION)],
+        'conv_init': [Change('xavier', SAME)],
+        'drop_rate': [Change(0.3, SAME)],
+    },
     'SelectiveTuner': {'parts': [Change(['norms'], TENSORS)]},
 }  # fmt: skip
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -1,4 +1,4 @@
-"""Official checkpoints of SSF, VPT, AdaptFormer and Adapter+ become a trunk by its own names and a delta."""
+"""Official checkpoints of tuners that papers compare with become a trunk by its own names and a delta."""
 
 import pytest
 import torch
@@ -8,6 +8,8 @@ from hstpeft.errors import UserError
 from hstpeft.official.adapter_plus import split_adapter_plus
 from hstpeft.official.adaptformer import split_adaptformer
 from hstpeft.official.common import SWIN, TRUNK, swin_names
+from hstpeft.official.convpass import split_convpass
+from hstpeft.official.mona import split_mona
 from hstpeft.official.ssf import split_ssf, ssf_name
 from hstpeft.official.vpt import prompt_rows, split_vpt
 from hstpeft.oracle.case import Case
@@ -18,6 +20,8 @@ SYSTEMS = {
     'vpt': split_vpt,
     'adaptformer': split_adaptformer,
     'adapter_plus': split_adapter_plus,
+    'convpass': split_convpass,
+    'mona': split_mona,
 }
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 
@@ -54,7 +58,7 @@ def test_the_trunk_has_the_names_of_its_own_weight_files(path):
         depths = Case(path, torch.float32).arguments['depths']
         by_timm = {name.removeprefix(SWIN) for name in swin_names(tuple(depths)).values()}
         by_microsoft = set(swin_names(tuple(depths)))
-        assert trunk.keys() == (by_microsoft if system == 'ssf' else by_timm)
+        assert trunk.keys() == (by_timm if system == 'vpt' else by_microsoft)
         return
     outer = {'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias'}
     layers = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')

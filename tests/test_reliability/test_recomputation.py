@@ -38,6 +38,9 @@ CASES = {
     'adaptformer': (None, dict(type='hstpeft.AdaptFormerTuner', num_prompt_tokens=2)),
     'swin-adaptformer': (SWIN_DROPS, dict(type='hstpeft.AdaptFormerTuner', form='sequential')),
     'adapter-plus': (None, dict(type='hstpeft.AdapterPlusTuner', drop_path_rate=0.4)),
+    'convpass': (None, dict(type='hstpeft.ConvpassTuner', drop_rate=0.3)),
+    'swin-convpass': (SWIN_DROPS, dict(type='hstpeft.ConvpassTuner')),
+    'swin-mona': (SWIN_DROPS, dict(type='hstpeft.MonaTuner', adapter_dims=6)),
     'bitfit': (None, dict(type='hstpeft.SelectiveTuner')),
 }  # fmt: skip
 

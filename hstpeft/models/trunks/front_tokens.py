@@ -16,7 +16,11 @@ from torch.nn import functional as F
 
 
 def attend_with_front(
-    block: SwinTransformerBlock, normed: Tensor, grid: tuple[int, int], num_front_tokens: int
+    block: SwinTransformerBlock,
+    normed: Tensor,
+    grid: tuple[int, int],
+    num_front_tokens: int,
+    pad_first: bool = False,
 ) -> Tensor:
     """Attend in windows, each of which reads and updates a copy of the front tokens.
 
@@ -28,14 +32,19 @@ def attend_with_front(
         normed: Its normalised input (B, T + h * w, C).
         grid: (h, w).
         num_front_tokens: T.
+        pad_first: Whether the map is padded before it is shifted, as in detectors, not behind.
 
     Returns:
         (B, T + h * w, C).
     """
     batch, (height, width), window = len(normed), grid, block.window_size
     front, patches = normed[:, :num_front_tokens], normed[:, num_front_tokens:]
-    maps = patches.unflatten(1, grid).roll([-s for s in block.shift_size], dims=(1, 2))
-    maps = F.pad(maps, (0, 0, 0, -width % window[1], 0, -height % window[0]))
+    maps, back = patches.unflatten(1, grid), [-s for s in block.shift_size]
+    padding = (0, 0, 0, -width % window[1], 0, -height % window[0])
+    if pad_first:
+        maps = F.pad(maps, padding).roll(back, dims=(1, 2))
+    else:
+        maps = F.pad(maps.roll(back, dims=(1, 2)), padding)
     windows = window_partition(maps, window).flatten(1, 2)
     count = len(windows) // batch
     tokens = torch.cat([front.repeat_interleave(count, dim=0), windows], dim=1)
@@ -43,8 +52,10 @@ def attend_with_front(
     mixed = _mix(block.attn, tokens, scores)
     front = mixed[:, :num_front_tokens].unflatten(0, (batch, count)).mean(dim=1)
     windows = mixed[:, num_front_tokens:].unflatten(1, window)
-    maps = window_reverse(windows, window, *maps.shape[1:3])[:, :height, :width]
-    maps = maps.roll(block.shift_size, dims=(1, 2))
+    maps = window_reverse(windows, window, *maps.shape[1:3])
+    if not pad_first:
+        maps = maps[:, :height, :width]
+    maps = maps.roll(block.shift_size, dims=(1, 2))[:, :height, :width]
     return torch.cat([front, maps.flatten(1, 2)], dim=1)
 
 

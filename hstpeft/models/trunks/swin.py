@@ -10,7 +10,6 @@ from typing import Any
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from hstpeft.compat import window_attention
 from hstpeft.delta import RANDOM, fingerprint
 from hstpeft.models.recompute import recomputed
 from hstpeft.models.trunks.base import Trunk, check_dtype
@@ -20,6 +19,11 @@ from hstpeft.models.trunks.front_tokens import attend_with_front, merge_with_fro
 from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.one_stage import describe_block
 from hstpeft.models.trunks.places import Places
+from hstpeft.models.trunks.swin_block import (
+    attend_in_padded_map,
+    attend_in_windows,
+    run_swin_block,
+)
 from hstpeft.models.trunks.timm_models import create_swin, mean_std
 from hstpeft.models.trunks.weights import read_weights
 from hstpeft.registry import MODELS
@@ -33,6 +37,12 @@ class SwinTrunk(Trunk):
     are padded to whole patches of the last stage, and windows that stand over the edge are padded
     as timm does. Outputs are the stages.
 
+    With ``detection_style`` it is the Swin of detectors (mmdetection, mmsegmentation, Mona), which
+    differs where a window does not fit: odd blocks shift always, also where one window covers the
+    grid; a window larger than the grid stays as large; the map is padded to whole windows before
+    it is shifted, with zeros that the attention reads; images are padded to whole patches of the
+    first stage alone.
+
     Args:
         arch: Name of a timm model, e.g. ``swin_base_patch4_window7_224``.
         arch_options: Passed to ``timm.create_model``: ``embed_dim``, ``depths``, ``num_heads``,
@@ -40,10 +50,11 @@ class SwinTrunk(Trunk):
         weights: A ``.pth`` (Microsoft, timm) or ``.safetensors`` file, a timm tag to download
             (``ms_in22k``), a dict of tensors, or None = random.
         dtype: ``float32`` or ``bfloat16``: what the frozen tensors are held in.
+        detection_style: Whether windows that do not fit are those of detectors.
 
     Raises:
         UserError: Unknown ``arch``, a wrong option, a window that does not divide the grid that
-            ``img_size`` gives, weights that do not fit.
+            ``img_size`` gives (unless ``detection_style``), weights that do not fit.
     """
 
     capabilities = frozenset({'front_tokens', 'stages', 'block_parts', 'maps'})
@@ -58,10 +69,13 @@ class SwinTrunk(Trunk):
         arch_options: Mapping[str, Any] | None = None,
         weights: str | Mapping[str, Tensor] | None = None,
         dtype: str = 'float32',
+        detection_style: bool = False,
     ) -> None:
         super().__init__()
         self.frozen_dtype = check_dtype(dtype)
-        self.swin = create_swin(arch, dict(arch_options or {}))
+        self.swin = create_swin(arch, dict(arch_options or {}), detection_style)
+        self.detection_style = detection_style
+        self.form = ' with windows as in detectors' if detection_style else ''
         wrap_linears(self.swin.layers)
         self.block_form = describe_block(self.block(0))
         self.stage_depths = tuple(len(layer.blocks) for layer in self.swin.layers)
@@ -74,7 +88,7 @@ class SwinTrunk(Trunk):
             (self.patch_size[0] * 2**stage, self.patch_size[1] * 2**stage)
             for stage in range(len(self.stage_depths))
         )
-        self.pixel_multiple = self.output_strides[-1]
+        self.pixel_multiple = self.output_strides[0 if detection_style else -1]
         self.mean, self.std = mean_std(arch, weights)
         self.identity = RANDOM
         if weights is not None:
@@ -105,7 +119,7 @@ class SwinTrunk(Trunk):
         (B, h, w, C), at every place and in the outputs.
         """
         taps, index, front = {}, 0, places.num_front_tokens
-        attention = attend_in_windows
+        attention = self.attention
         tokens = places.after_embedding(tokens.flatten(1, 2) if front else tokens)
         for stage, layer in enumerate(self.swin.layers[: max(tap_indices) + 1]):
             if front:
@@ -113,7 +127,12 @@ class SwinTrunk(Trunk):
                 own = self.output_grid(stage, grid)
                 before = self.output_grid(max(stage - 1, 0), grid)
                 tokens = merge_with_front(layer.downsample, tokens, before, front)
-                attention = functools.partial(attend_with_front, grid=own, num_front_tokens=front)
+                attention = functools.partial(
+                    attend_with_front,
+                    grid=own,
+                    num_front_tokens=front,
+                    pad_first=self.detection_style,
+                )
             else:
                 tokens = layer.downsample(tokens)
             for block in layer.blocks:
@@ -123,6 +142,11 @@ class SwinTrunk(Trunk):
             if stage in tap_indices:
                 taps[stage] = tokens
         return taps
+
+    @property
+    def attention(self) -> Callable[[SwinTransformerBlock, Tensor], Tensor]:
+        """How a block attends: from its normalised tokens (B, h, w, C) to what is added."""
+        return attend_in_padded_map if self.detection_style else attend_in_windows
 
     def stages(self) -> list[tuple[nn.Module, list[SwinTransformerBlock]]]:
         """Return the patch merging (none before the first) and the blocks of every stage."""
@@ -177,37 +201,5 @@ class SwinTrunk(Trunk):
         """Return heads, activation, eps and windows."""
         windows = [block.window_size for _, blocks in self.stages() for block in blocks]
         heads = [blocks[0].attn.num_heads for _, blocks in self.stages()]
-        return {**self.block_form, 'window_size': windows, 'num_heads': heads}
-
-
-def attend_in_windows(block: SwinTransformerBlock, normed: Tensor) -> Tensor:
-    """Attend in the windows of a block, as timm does: (B, h, w, C) in and out."""
-    return window_attention(block, normed)
-
-
-def run_swin_block(
-    block: SwinTransformerBlock,
-    index: int,
-    tokens: Tensor,
-    places: Places,
-    attention: Callable[[SwinTransformerBlock, Tensor], Tensor] = attend_in_windows,
-) -> Tensor:
-    """Run one block, a tuner acting at its places.
-
-    Args:
-        block: timm's block.
-        index: Its number in the whole trunk.
-        tokens: (B, h, w, C), or what else ``attention`` reads.
-        places: Acts at the places of the block.
-        attention: From the normalised tokens to what the attention gives.
-    """
-    tokens = places.before_block(index, tokens)
-    normed = places.before_attention(index, apply_norm(block.norm1, tokens))
-    branch = block.drop_path1(attention(block, normed))
-    branch = places.after_attention(index, branch, normed)
-    tokens = places.beside_attention(index, tokens) + branch
-    tokens = places.before_mlp_norm(index, tokens)
-    normed = places.before_mlp(index, apply_norm(block.norm2, tokens))
-    branch = places.after_mlp(index, block.drop_path2(block.mlp(normed)), normed)
-    tokens = places.beside_mlp(index, tokens) + branch
-    return places.after_block(index, tokens)
+        style = {'detection_style': self.detection_style}
+        return {**self.block_form, 'window_size': windows, 'num_heads': heads, **style}

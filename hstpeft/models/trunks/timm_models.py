@@ -59,20 +59,29 @@ def check_img_size(size: int | Sequence[int], vit: nn.Module) -> None:
         )
 
 
-def create_swin(arch: str, options: dict[str, Any]) -> SwinTransformer:
+def create_swin(arch: str, options: dict[str, Any], detection_style: bool) -> SwinTransformer:
     """Build a timm Swin without weights.
+
+    Args:
+        arch: Name of a timm model.
+        options: Passed to ``timm.create_model``.
+        detection_style: Whether windows keep their size, and odd blocks shift, on every grid.
 
     Raises:
         UserError: ``arch`` is unknown or no Swin, or an option is wrong.
     """
     family = timm.list_models(module='swin_transformer')
     check_arch(arch, options, family, SwinTransformer)
-    swin = create_model(arch, {'drop_path_rate': 0.0, **options}) if arch in family else None
+    forced = {'always_partition': True} if detection_style else {}
+    options = {'drop_path_rate': 0.0, **options, **forced}
+    swin = create_model(arch, options) if arch in family else None
     if type(swin) is not SwinTransformer:
         raise UserError(
             f'trunk.arch {arch!r} is not supported (it is no Swin): use a Swin of timm such as '
             'swin_base_patch4_window7_224'
         )
+    if detection_style:
+        return swin
     for stage, layer in enumerate(swin.layers):
         _check_windows(stage, layer.output_resolution, layer.blocks[0].window_size, swin)
         for block in layer.blocks:

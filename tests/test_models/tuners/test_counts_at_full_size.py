@@ -22,6 +22,9 @@ ADAPTER_PLUS = dict(type='hstpeft.AdapterPlusTuner')
 HOULSBY = dict(ADAPTER_PLUS, form='houlsby', scale=1.0, train_norms=True)
 PFEIFFER = dict(ADAPTER_PLUS, form='pfeiffer', scale=1.0, adapter_norm='in')
 PARALLEL = dict(ADAPTER_PLUS, form='parallel', scale=0.1)
+SWIN_LARGE = dict(SWIN, arch='swin_large_patch4_window7_224')
+CONVPASS = dict(type='hstpeft.ConvpassTuner')
+MONA = dict(type='hstpeft.MonaTuner')
 MODELS_OF = {
     'vpt': {
         'vit_b16_shallow_5_tokens (defaults)': (VIT, dict(VPT, deep=False)),
@@ -32,6 +35,12 @@ MODELS_OF = {
         'swin_b_shallow_5_tokens': (SWIN, dict(VPT, deep=False)),
         'swin_b_deep_5_tokens': (SWIN, VPT),
     },
+    'convpass': {
+        'vit_b16_convpass_dim_8 (default)': (VIT, CONVPASS),
+        'vit_b16_convpass_attn_dim_8': (VIT, dict(CONVPASS, positions=['attention'])),
+        'swin_b_convpass_dim_8': (SWIN, CONVPASS),
+    },
+    'mona': {'swin_b': (SWIN, MONA), 'swin_l (official)': (SWIN_LARGE, MONA)},
     'adaptformer': {
         'vit_b16_ffn_num_64 (default)': (VIT, ADAPTFORMER),
         'vit_b16_ffn_num_8': (VIT, dict(ADAPTFORMER, adapter_dims=8)),
@@ -51,7 +60,7 @@ MODELS_OF = {
     'ssf': {'vit_b16 (default)': (VIT, SSF), 'swin_b': (SWIN, SSF)},
 }
 CASES = [(system, case) for system, cases in MODELS_OF.items() for case in cases]
-WIDTHS = {VIT['type']: 768, SWIN['type']: 1024}
+WIDTHS = {VIT['arch']: 768, SWIN['arch']: 1024, SWIN_LARGE['arch']: 1536}
 CLASSES = 100
 
 
@@ -63,7 +72,7 @@ def test_every_official_count_is_compared(system):
 @pytest.mark.parametrize(('system', 'case'), CASES)
 def test_counts_are_the_official_ones(system, case):
     trunk, tuner = MODELS_OF[system][case]
-    width = WIDTHS[trunk['type']]
+    width = WIDTHS[trunk['arch']]
     config = dict(
         type='ImageClassifier',
         backbone=dict(type='hstpeft.TunedBackbone', trunk=dict(trunk), tuner=dict(tuner)),

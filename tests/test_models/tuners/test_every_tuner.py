@@ -45,6 +45,7 @@ WIDTHS = {'vit': 32, 'swin': 128, 'hvt': 32}
 EVERY = tuple(TRUNKS)
 ONE_SEQUENCE = ('vit',)
 FRONT_TOKENS = ('vit', 'swin')
+MAPS = ('vit', 'swin')
 TUNERS = {
     'frozen': (dict(type='hstpeft.FrozenTuner'), EVERY),
     'full': (dict(type='hstpeft.FullTuner'), EVERY),
@@ -55,6 +56,8 @@ TUNERS = {
         dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc1', 'fc2'], rank=2),
         EVERY,
     ),
+    'convpass': (dict(type='hstpeft.ConvpassTuner', adapter_dims=4), MAPS),
+    'mona': (dict(type='hstpeft.MonaTuner', adapter_dims=4), MAPS),
     'sa2vp': (dict(type='hstpeft.SA2VPTuner', inner_dims=4), ('vit', 'swin')),
     'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
     'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ONE_SEQUENCE),

@@ -1,4 +1,4 @@
-"""SSF, VPT, AdaptFormer, Adapter+ and BitFit: a trunk in half precision, and copies that are independent."""
+"""Newer tuners and BitFit: a trunk in half precision, and copies that are independent."""
 
 import copy
 
@@ -13,6 +13,8 @@ TUNERS = {
     'ssf': dict(type='hstpeft.SSFTuner'),
     'vpt': dict(type='hstpeft.VPTTuner', num_tokens=2),
     'vpt-shallow': dict(type='hstpeft.VPTTuner', num_tokens=2, deep=False),
+    'convpass': dict(type='hstpeft.ConvpassTuner'),
+    'mona': dict(type='hstpeft.MonaTuner', adapter_dims=6),
     'adaptformer': dict(type='hstpeft.AdaptFormerTuner', scale='learned', adapter_norm='in'),
     'adapter-plus': dict(type='hstpeft.AdapterPlusTuner', adapter_norm='in'),
     'houlsby': dict(type='hstpeft.AdapterPlusTuner', form='houlsby', scale='learned'),
@@ -26,9 +28,10 @@ ALL = {**TUNERS, **SELECTIVE}
 
 
 def pairs(tuners):
-    """Every tuner on every family; an HVT has no place for VPT's prompts."""
+    """Every tuner on every family; an HVT has no place for VPT's prompts, and no maps."""
     every = [(tuner, family) for tuner in tuners for family in FAMILIES]
-    return [(t, f) for t, f in every if not (t.startswith('vpt') and f == 'hvt')]
+    without_hvt = ('vpt', 'convpass', 'mona')
+    return [(t, f) for t, f in every if not (t.startswith(without_hvt) and f == 'hvt')]
 
 
 @pytest.mark.parametrize(('tuner', 'family'), pairs(TUNERS))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hstpeft.models.recompute import recomputed
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.trunks.swin import run_swin_block
+from hstpeft.models.trunks.swin_block import run_swin_block
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.sa2vp.neighbours import neighbour_attention
 
@@ -51,7 +51,7 @@ class StageExchange:
 
     def _pass(self, block: nn.Module, index: int, number: int, batch: int, stack: Tensor) -> Tensor:
         """Run images and prompts (B + 1 or 2 B, h, w, C) through a block, apart from each other."""
-        return run_swin_block(block, index, stack, self.tuner)
+        return run_swin_block(block, index, stack, self.tuner, self.trunk.attention)
 
     def _exchange(
         self, block: nn.Module, index: int, number: int, batch: int, stack: Tensor
@@ -59,7 +59,7 @@ class StageExchange:
         """Run images and prompts through a block; one reads the other."""
         reads, image, prompt = self.tuner.reader(number), stack[:batch], stack[batch:]
         gain = self.tuner.read_again(self._read, number, block, reads, image, prompt)
-        stack = run_swin_block(block, index, stack, self.tuner)
+        stack = run_swin_block(block, index, stack, self.tuner, self.trunk.attention)
         image, prompt = stack[:batch], stack[batch:]
         return torch.cat([image, prompt + gain] if reads else [image + gain, prompt])
 

@@ -1,0 +1,156 @@
+"""`tools/check_reference.py` on Convpass and Mona: official cases, others, and what must fail."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import made_convpass_cases, made_mona_cases
+from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision, each_precision_option
+from tools import check_reference
+
+VIT, SWIN = made_convpass_cases.write_vit_case, made_convpass_cases.write_swin_case
+MONA = made_mona_cases.write_case
+NUM_OFFICIAL = {'convpass': 3, 'mona': 2}
+COMMON = ('mode', 'seed', 'labels')
+
+# What each made case changes of the defaults in tests/support/made_*_cases.py.
+OTHERS = {
+    VIT: {
+        'attention alone, wide image': dict(method='convpass_attn', size=(32, 80), patch=16),
+        'full size of the bypass': dict(adapter_dims=8, scale=10, seed=3),
+        'bypass of one number, one block': dict(adapter_dims=1, depth=1, scale=100, seed=5),
+        'bypass wider than the trunk': dict(adapter_dims=40, width=24, heads=3, scale=0.01),
+        'qkv without bias, an MLP that is no multiple': dict(qkv_bias=False, mlp_ratio=2.7),
+        'dropout, which eval mode ignores': dict(dropout=0.1, classes=11, labels=(10, 3, 1)),
+        'no labels': dict(labels=None, size=(24, 24)),
+    },
+    SWIN: {
+        'attention alone, wide image': dict(method='convpass_attn', size=(16, 48)),
+        'windows that cover every map': dict(window=16, scale=1, drop_path=0.1),
+        'four stages': dict(depths=(1, 2, 2, 1), heads=(1, 2, 2, 4), window=2, width=8),
+        'one stage, qkv without bias': dict(depths=(3,), heads=(2,), qkv_bias=False, seed=5),
+        'no labels': dict(labels=None, mlp_ratio=2.7, width=20),
+    },
+    MONA: {
+        'the official width, covered by one window': dict(window=8, adapter_dims=64),
+        'a window larger than any map': dict(window=12, seed=3),
+        'covered from one side': dict(window=4, size=(8, 24), depths=(2, 2), seed=4),
+        'no multiples of an odd window': dict(window=3, size=(16, 20), depths=(4, 2), seed=5),
+        'sides that do not halve': dict(window=3, size=(22, 18), depths=(1, 2, 2), heads=(1, 2, 4)),
+        'a side that is no multiple of the patch': dict(size=(31, 21), patch=4),
+        'windows of one cell': dict(window=1, size=(8, 8)),
+        'one stage, qkv without bias': dict(depths=(3,), heads=(2,), qkv_bias=False, mlp_ratio=2.7),
+        'drop path, which eval mode ignores': dict(drop_path=0.3, labels=None),
+    },
+}
+FLAT = [
+    pytest.param(write, options, id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}')
+    for write, cases in OTHERS.items()
+    for name, options in cases.items()
+]
+
+
+def check(folder: Path, *options: str) -> int:
+    return check_reference.main([str(folder), *options])
+
+
+@each_precision_option
+@pytest.mark.parametrize('system', NUM_OFFICIAL)
+def test_the_official_cases_pass(system, options, capsys):
+    assert check(REFERENCE, '--system', system, *options) == 0
+    assert capsys.readouterr().out.endswith(f'{NUM_OFFICIAL[system]} passed, 0 failed\n')
+
+
+@each_precision
+@pytest.mark.parametrize(('write', 'options'), FLAT)
+def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, capsys):
+    common = {name: options[name] for name in COMMON if name in options}
+    write(tmp_path, {k: v for k, v in options.items() if k not in COMMON}, **common)
+    status = check(tmp_path, *(['--float64'] if float64 else []))
+    assert status == 0, capsys.readouterr().out
+
+
+ARRAYS = {
+    VIT: ['layer0', 'grad_l2', 'grad/blocks.1.adapter_mlp.adapter_conv.weight'],
+    SWIN: ['stage0', 'logits', 'grad/layers.1.blocks.0.adapter_attn.adapter_down.bias'],
+    MONA: ['stage1', 'loss', 'grad/backbone.layers.1.blocks.1.my_module_2.adapter_conv.conv3.weight'],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('write', 'array'), [(write, array) for write, arrays in ARRAYS.items() for array in arrays]
+)
+def test_one_changed_number_fails(tmp_path, write, array, capsys):
+    path = write(tmp_path, {}).with_suffix('.npz')
+    arrays = dict(np.load(path))
+    changed = arrays[array].astype(np.float64).reshape(-1)
+    changed[np.abs(changed).argmax()] *= 1.1
+    arrays[array] = changed.reshape(arrays[array].shape)
+    np.savez(path, **arrays)
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'FAILED' in out and array.removeprefix('grad/') in out
+
+
+def argument(name: str, value: object) -> Callable[[dict], None]:
+    """Make a change of one argument."""
+    return lambda meta: meta['arguments'].update({name: value})
+
+
+def training(meta: dict) -> None:
+    meta['mode'] = 'train'
+
+
+def without(key: str) -> Callable[[dict], None]:
+    """Make a change that leaves a parameter out."""
+
+    def change(meta: dict) -> None:
+        meta['parameters'] = [entry for entry in meta['parameters'] if entry[0] != key]
+
+    return change
+
+
+def renamed(key: str, other: str) -> Callable[[dict], None]:
+    """Make a change of one key."""
+
+    def change(meta: dict) -> None:
+        next(entry for entry in meta['parameters'] if entry[0] == key)[0] = other
+
+    return change
+
+
+CONV = 'blocks.2.adapter_mlp.adapter_conv.bias'
+GAMMA = 'backbone.layers.1.blocks.0.my_module_2.gamma'
+
+
+@pytest.mark.parametrize(
+    ('write', 'change', 'word'),
+    [
+        (VIT, argument('number of wings', 2), 'number of wings'),
+        (VIT, argument('method', 'convpass_mlp'), "method 'convpass_mlp' is not understood"),
+        (VIT, argument('method', 'convpass_attn'), 'the model has no'),
+        (VIT, argument('scale', 0.2), 'layer0 differs'),
+        (VIT, training, 'dropout'),
+        (VIT, renamed(CONV, CONV.replace('mlp', 'ffn')), 'not an official Convpass checkpoint'),
+        (VIT, renamed(CONV, CONV.replace('_conv', '')), 'not an official Convpass checkpoint'),
+        (SWIN, argument('layers', 2), 'layers'),
+        (MONA, argument('number of wings', 2), 'number of wings'),
+        (MONA, argument('window', 3), 'relative_position_bias_table'),
+        (MONA, training, 'dropout'),
+        (MONA, without('backbone.norm1.bias'), 'missing: norm.bias'),
+        (MONA, renamed(GAMMA, f'{GAMMA}y'), 'not an official Mona checkpoint'),
+        (MONA, renamed(GAMMA, GAMMA.replace('_2', '_3')), 'not an official Mona checkpoint'),
+    ],
+)
+def test_a_changed_description_fails(tmp_path, write, change, word, capsys):
+    path = write(tmp_path, {})
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'FAILED' in out and word in out, out
