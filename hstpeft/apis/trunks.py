@@ -66,6 +66,4 @@ def _to_row(found: Support) -> TrunkRow:
     kind = found.trunk and f'hstpeft.{found.trunk}'
     tuners = defined_tuners(MODELS.get(kind)) if kind else ()
     reason = f'{found.reason}: {found.remedy}' if found.reason else ''
-    return TrunkRow(
-        found.arch, kind, found.family, found.maps, found.class_token, tuners, reason
-    )
+    return TrunkRow(found.arch, kind, found.family, found.maps, found.class_token, tuners, reason)

@@ -25,7 +25,7 @@ def test_a_row_says_what_can_be_done():
     (row,) = list_trunks('swin_tiny_patch4_window7_224')
     assert row[1:5] == ('hstpeft.SwinTrunk', 'Swin', True, False)
     assert 'hstpeft.HSTTuner' not in row.tuners and 'hstpeft.VPTTuner' in row.tuners
-    (row,) = list_trunks('vit_base_patch16_dinov3')
+    row = list_trunks('vit_base_patch16_dinov3')[0]
     assert row[1:5] == ('hstpeft.EvaTrunk', 'Eva', True, True)
 
 

@@ -18,16 +18,13 @@ VARIANTS = (
     'vit_base_patch14_reg4_dinov2',
     'vit_base_patch16_clip_quickgelu_224',
     'vit_base_patch16_siglip_224',
-    'vit_medium_patch16_gap_256',
     'swin_s3_tiny_224',
     'eva02_base_patch14_224',
     'eva02_small_patch14_224',
     'vit_base_patch16_dinov3',
     'vit_base_patch16_lingbot',
     'vit_huge_plus_patch16_dinov3',
-    'vit_medium_patch16_rope_reg1_gap_256',
     'vit_pe_core_base_patch16_224',
-    'vit_pe_spatial_base_patch16_512',
     'vit_small_patch16_rope_mixed_ape_224',
 )
 REMAKE = 'stale: python tools/trunk_table.py'
@@ -105,13 +102,14 @@ def use(monkeypatch, **changed):
     monkeypatch.setattr(trunk_table, 'compare', lambda arch, _: {**TABLE, **changed}[arch])
 
 
-def test_the_tool_writes_the_table_and_the_page(files, monkeypatch, capsys):
+def test_the_committed_table_and_page_are_what_the_tool_writes(files, monkeypatch, capsys):
     use(monkeypatch)
     before = {name: path.read_bytes() for name, path in files.items()}
     for path in files.values():
         path.write_text(path.read_text().replace('aimv2_1b_patch14_224', 'aimv2_1b_patch14_223'))
     assert trunk_table.main([]) == 0
-    assert {name: path.read_bytes() for name, path in files.items()} == before
+    after = {name: path.read_bytes() for name, path in files.items()}
+    assert after == before, f'{REMAKE} --page'
     runs = sum(row.trunk is not None for row in TABLE.values())
     assert f'{runs} names run, {len(TABLE) - runs} are refused, 0 differ' in capsys.readouterr().out
 
@@ -135,11 +133,10 @@ def test_a_pattern_of_names_compares_these_alone(files, capsys):
         trunk_table.main(['--names', 'flexi'])
 
 
-def test_the_page_is_what_the_table_gives():
-    text = page.PAGE.read_text()
-    assert page.render(text, VERSION, TABLE) == text, f'{REMAKE} --page'
-    with pytest.raises(AssertionError, match='one pair of marks for names'):
-        page.render(text.replace('<!-- end of names -->', ''), VERSION, TABLE)
+def test_a_page_without_a_mark_is_refused():
+    text = page.PAGE.read_text().replace('<!-- end of summary -->', '')
+    with pytest.raises(AssertionError, match='one pair of marks for summary'):
+        page.render(text, VERSION, TABLE)
 
 
 def test_every_model_on_the_page_has_a_group_and_no_group_is_empty():

@@ -38,6 +38,8 @@ RELATIVES = {
 """By module of timm: a family that no trunk runs, and the trunk that a user would try."""
 _REFUSAL = re.compile(r'trunk\.arch \S+ is not supported \((?P<reason>.*?)\): (?P<remedy>.*)')
 _TINY = dict(embed_dim=32, depth=2, num_heads=2)
+# timm asks for the number of heads of keys and values block by block.
+_BY_BLOCK = '_sapiens2'
 # Windows and image size stay: a stage must be made of whole windows.
 _TINY_SWIN = dict(embed_dim=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4))
 
@@ -51,34 +53,58 @@ def family_names() -> dict[str, str]:
 def compare(arch: str, module: str) -> Support:
     """Build the trunk of a name, shrunken, and compare it with timm's model of the same weights."""
     family, kind = (FAMILIES | RELATIVES)[module]
-    options = {} if module in RELATIVES else shrink(arch, module)
+    if module in RELATIVES:
+        given = dict(arch=arch)
+    else:
+        options = shrink(arch, module)
+        reference = make_timm(arch, options)
+        given = dict(arch=arch, arch_options=options, weights=reference.state_dict())
     try:
-        # The refusal first: what is not supported need not have weights that can be drawn.
-        trunk = MODELS.get(kind)(arch, options)
+        trunk = _build(kind, given)
     except UserError as error:
         found = _REFUSAL.fullmatch(str(error))
         if found is None:
             raise
         return Support(arch, family, **found.groupdict())
-    reference = make_timm(arch, options)
-    trunk = MODELS.get(kind)(arch, options, weights=reference.state_dict()).eval()
-    trunk.requires_grad_(False)  # as a tuner has it: frozen Linears have a product of their own
-    patch, grid = trunk.patch_size, trunk.grid_size
-    # Wider than the native grid and lower; a Swin pads its windows there.
-    other = (grid[0] - 8, grid[1] + 16) if kind == 'SwinTrunk' else (grid[0] - 1, grid[1] + 2)
-    sizes = [(h * patch[0], w * patch[1]) for h, w in (grid, other)]
-    difference = max(measure(trunk, reference, draw_image(*size)) for size in sizes)
+    difference = 0.0
+    if getattr(reference, 'attn_pool', None) is not None:
+        difference = measure_all(_build(kind, dict(given, attn_pool=True)), reference)
+        # What a trunk leaves out unless it is asked for; what is left is averaged.
+        reference.attn_pool, reference.global_pool = None, 'avg'
+        reference.pool_include_prefix = False
+    difference = max(difference, measure_all(trunk, reference))
     has_maps, has_class_token = 'maps' in trunk.capabilities, 'cls_token' in trunk.out_types
     return Support(arch, family, kind, has_maps, has_class_token, difference)
+
+
+def _build(kind: str, options: dict[str, Any]) -> Trunk:
+    """Build a trunk as a tuner has it: frozen Linears have a product of their own."""
+    return MODELS.get(kind)(**options).eval().requires_grad_(False)
+
+
+def measure_all(trunk: Trunk, reference: nn.Module) -> float:
+    """Compare on the native grid, and on one that is wider and lower; a Swin pads its windows there."""
+    patch, grid = trunk.patch_size, trunk.grid_size
+    other = (grid[0] - 8, grid[1] + 16) if 'stages' in trunk.capabilities else (3, 6)
+    sizes = [(h * patch[0], w * patch[1]) for h, w in (grid, other)]
+    return max(measure(trunk, reference, draw_image(*size)) for size in sizes)
 
 
 def shrink(arch: str, module: str) -> dict[str, Any]:
     """Choose the options that make a model of this name tiny and leave what is special about it."""
     if module == 'swin_transformer':
         return dict(_TINY_SWIN)
+    options = dict(_TINY, num_kv_heads=_kv_heads(arch)) if arch.endswith(_BY_BLOCK) else _TINY
+    patch = timm.create_model(arch, **options).patch_embed.patch_size
+    return dict(options, img_size=(4 * patch[0], 4 * patch[1]))
+
+
+def _kv_heads(arch: str) -> tuple[int, ...]:
+    """Return the heads of keys and values in two blocks, as in its first and its middle one."""
     with torch.device('meta'):
-        patch = timm.create_model(arch, **_TINY).patch_embed.patch_size
-    return dict(_TINY, img_size=(4 * patch[0], 4 * patch[1]))
+        blocks = timm.create_model(arch).blocks
+    groups = [blocks[index].attn.num_kv_groups for index in (0, len(blocks) // 2)]
+    return tuple(1 if each > 1 else _TINY['num_heads'] for each in groups)
 
 
 def make_timm(arch: str, options: dict[str, Any]) -> nn.Module:
@@ -109,13 +135,12 @@ def measure(trunk: Trunk, reference: nn.Module, image: Tensor) -> float:
     tokens, grid = trunk.embed(image)
     taps = trunk.run(tokens, Places(), range(len(trunk.output_dims)), grid)
     last = trunk.final_norm(taps[len(taps) - 1])
-    outputs = timm_outputs(reference, image)
     features = reference.forward_features(image)
-    pairs = [*zip(taps.values(), outputs, strict=True), (last, features)]
-    if getattr(reference, 'attn_pool', None) is not None:
-        # What a trunk leaves out: the pooling that belongs to the head.
-        reference.attn_pool, reference.global_pool = None, 'avg'
-    pooled = last[:, 0] if reference.global_pool == 'token' else trunk.pool(last)
+    pairs = [*zip(taps.values(), timm_outputs(reference, image), strict=True), (last, features)]
+    if 'attn_pool' in trunk.out_types:
+        pooled = trunk.attention_pool(last)
+    else:
+        pooled = last[:, 0] if reference.global_pool == 'token' else trunk.pool(last)
     pairs.append((pooled, reference.forward_head(features, pre_logits=True)))
     return max(_relative(*pair) for pair in pairs)
 
@@ -125,10 +150,11 @@ def timm_outputs(reference: nn.Module, image: Tensor) -> list[Tensor]:
     if hasattr(reference, 'layers'):
         maps = reference.forward_intermediates(image, intermediates_only=True)
         return [each.permute(0, 2, 3, 1) for each in maps]
+    has_prefix = reference.num_prefix_tokens > 0
     found = reference.forward_intermediates(
-        image, return_prefix_tokens=True, output_fmt='NLC', intermediates_only=True
+        image, return_prefix_tokens=has_prefix, output_fmt='NLC', intermediates_only=True
     )
-    if not reference.num_prefix_tokens:
+    if not has_prefix:
         return found
     return [torch.cat([prefix, patches], dim=1) for patches, prefix in found]
 

@@ -132,7 +132,9 @@ def _supported(table: dict[str, Support]) -> Iterable[str]:
 
 
 def _tuners(table: dict[str, Support]) -> Iterable[str]:
-    kinds = {name: MODELS.get(name) for name in sorted({r.trunk for r in table.values() if r.trunk})}
+    kinds = {
+        name: MODELS.get(name) for name in sorted({r.trunk for r in table.values() if r.trunk})
+    }
     defined = {name: defined_tuners(kind) for name, kind in kinds.items()}
     ours = [t for t in defined_tuners(_Everything) if _is_shipped(t)]
     rows = [
