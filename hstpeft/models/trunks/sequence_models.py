@@ -53,7 +53,8 @@ def create_vit(arch: str, options: dict[str, Any], attn_pool: bool) -> VisionTra
     check_arch(arch, options, _family('ViTTrunk'), VisionTransformer)
     vit = create_model(arch, options)
     _check_driven(arch, vit, _unknown_to_vit(vit), 'ViTTrunk')
-    return _finish(vit, arch, options, attn_pool)
+    _check_options(vit, arch, options, attn_pool)
+    return _without_pooling(vit, attn_pool)
 
 
 def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
@@ -63,7 +64,8 @@ def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
     with torch.device('meta'):  # some take minutes to draw
         sketch = create_model(arch, options)
     _check_driven(arch, sketch, _unknown_to_eva(sketch), 'EvaTrunk')
-    return _finish(create_model(arch, options), arch, options, attn_pool)
+    _check_options(sketch, arch, options, attn_pool)
+    return _without_pooling(create_model(arch, options), attn_pool)
 
 
 def _family(trunk: str) -> list[str]:
@@ -98,10 +100,7 @@ def _check_driven(arch: str, vit: nn.Module, reason: str, trunk: str) -> None:
         raise UserError(f'trunk.arch {arch!r} is not supported ({reason}): use {_PLAIN[trunk]}')
 
 
-def _finish(
-    vit: nn.Module, arch: str, options: Mapping[str, Any], attn_pool: bool
-) -> VisionTransformer | Eva:
-    """Check the options, and take the attention pooling out unless it is wanted."""
+def _check_options(vit: nn.Module, arch: str, options: Mapping[str, Any], attn_pool: bool) -> None:
     if options.get('patch_drop_rate'):
         raise UserError(
             f'trunk.arch_options patch_drop_rate {options["patch_drop_rate"]} is not supported for '
@@ -114,6 +113,10 @@ def _finish(
             f'trunk.attn_pool True does not apply: {arch} has no attention pooling with these '
             'arch_options; leave it out'
         )
+
+
+def _without_pooling(vit: nn.Module, attn_pool: bool) -> nn.Module:
+    """Take the attention pooling out unless it is wanted."""
     if not attn_pool:
         vit.attn_pool = None
     return vit
