@@ -52,6 +52,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['hstpeft', 'hstpeft.*']),
+    package_data={'hstpeft.models.trunks': ['support.json']},
     python_requires='>=3.11',
     # Nothing that an OpenMMLab line owns: the original and the maintained line share module names, and pip would
     # let one overwrite the other. The lower bounds are the oldest versions that the tests of delta files, models,

@@ -21,10 +21,10 @@ TRUNKS = {
 WIDTHS = {'vit': 32, 'eva': 32, 'swin': 128, 'hvt': 32}
 CLASSES = 5
 # Trunks by what methods need of them; written out, so that a lost capability is noticed.
-EVERY = ('vit', 'swin', 'hvt')
-ONE_SEQUENCE = ('vit',)
-FRONT_TOKENS = ('vit', 'swin')
-MAPS = ('vit', 'swin')
+EVERY = ('vit', 'eva', 'swin', 'hvt')
+ONE_SEQUENCE = ('vit', 'eva')
+FRONT_TOKENS = ('vit', 'eva', 'swin')
+MAPS = ('vit', 'eva', 'swin')
 LINEARS = ('qkv', 'proj', 'fc1', 'fc2')
 
 
@@ -49,6 +49,10 @@ TUNERS = {
     'vpt-shallow': row('VPTTuner', FRONT_TOKENS, deep=False),
     'bitfit': row('SelectiveTuner'),
     'adaptformer': row('AdaptFormerTuner'),
+    'adapter-plus': row('AdapterPlusTuner'),
+    'houlsby': row('AdapterPlusTuner', form='houlsby', train_norms=True),
+    'convpass': row('ConvpassTuner', MAPS, adapter_dims=4),
+    'mona': row('MonaTuner', MAPS, adapter_dims=4),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
@@ -57,7 +61,7 @@ MERGES = ('frozen', 'full', 'arc', 'arc-att', 'lora', 'ssf', 'bitfit')
 UNMERGEABLE = [pair for pair in DEFINED if pair[0] not in MERGES or pair in (('arc', 'swin'),)]
 NOT_AS_TRUNK = (
     'hst', 'arc', 'sa2vp', 'sa2vp-accelerated', 'memory-tokens', 'memory-tokens-standard', 'ssf',
-    'vpt', 'vpt-shallow',
+    'vpt', 'vpt-shallow', 'mona', 'adapter-plus', 'houlsby',
 )  # fmt: skip
 """Methods whose first function is another one than the bare trunk's."""
 
@@ -65,8 +69,8 @@ NOT_AS_TRUNK = (
 @functools.cache
 def pretrained(trunk: str) -> dict[str, Tensor]:
     """Draw the weights of a trunk once."""
-    net = models.MODELS.build(dict(TRUNKS[trunk])).net
-    return models.draw({name: value.shape for name, value in net.state_dict().items()}, seed=3)
+    tensors = models.MODELS.build(dict(TRUNKS[trunk])).timm_tensors()
+    return models.draw({name: value.shape for name, value in tensors.items()}, seed=3)
 
 
 def classifier(tuner: str, trunk: str, **options: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from tests.support import made_dense, tiny
 SCRIPT = """
 import sys
 sys.modules['mmpretrain'] = None
-from hstpeft.apis import inference, init_model, list_models, publish
-assert list_models('hst_*')
+from hstpeft.apis import inference, init_model, list_models, list_trunks, publish
+assert list_models('hst_*') and list_trunks('dinov3', supported=True)
 config, checkpoint, folder = sys.argv[1:]
 model = init_model(config, checkpoint, 'cpu')
 assert type(model).__module__.startswith('mmseg.')
