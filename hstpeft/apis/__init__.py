@@ -1,7 +1,8 @@
 """Use hstpeft from Python."""
 
+from hstpeft.apis.deltas import DeltaSwitch
 from hstpeft.apis.inference import inference
 from hstpeft.apis.model import get_model, init_model, list_models
 from hstpeft.apis.publish import publish
 
-__all__ = ['get_model', 'inference', 'init_model', 'list_models', 'publish']
+__all__ = ['DeltaSwitch', 'get_model', 'inference', 'init_model', 'list_models', 'publish']
