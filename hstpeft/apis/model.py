@@ -67,7 +67,8 @@ def init_model(
         checkpoint: Delta (``.pth``, ``.safetensors``) or training checkpoint.
         device: e.g. ``cuda:0``; default: a GPU if there is one.
         cfg_options: Overrides by dotted key.
-        allow_new_head: Keep the fresh head when the checkpoint's differs.
+        allow_new_head: Keep the fresh head when the checkpoint's differs, and the fresh neck when the
+            checkpoint's is of another kind.
         safe_config: Refuse a config file that does more than set values.
         trust: Vouch for the checkpoint: what it holds may be of any class, and may run.
 
@@ -111,7 +112,7 @@ def fill_model(model: BaseModel, checkpoint: dict[str, Any], allow_new_head: boo
 
     Args:
         model: Nothing of it changes unless all fits.
-        checkpoint: From `load_checkpoint`; loses the head that is not taken.
+        checkpoint: From `load_checkpoint`; loses the head and neck that are not taken.
         allow_new_head: Keep the model's head when the checkpoint's differs.
     """
     check_checkpoint(model, checkpoint, allow_new_head)
