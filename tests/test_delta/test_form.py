@@ -131,7 +131,7 @@ def test_a_new_task_may_have_another_kind_of_neck_or_none_and_starts_it_afresh(c
     pooled = dict(type='hstpeft.PooledNorm', in_channels=32)
     pyramid = dict(type='hstpeft.SimpleFeaturePyramid', in_channels=32, out_channels=8)
     necks = {'pooled': pooled, 'pyramid': pyramid, 'none': None}
-    for source, target in itertools.permutations(necks, 2):
+    for source, target in (('pooled', 'pyramid'), ('none', 'pooled'), ('pyramid', 'none')):
         hosts = [Host('vit') for _ in range(2)]
         for host, name in zip(hosts, (source, target), strict=True):
             host.neck = MODELS.build(dict(necks[name])) if necks[name] else None
