@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         ('merge', merge),
         ('merge-average', merge_average),
     ):
-        command = commands.add_parser(name, help=function.__doc__)
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(run=function)
         if name == 'merge':
             command.add_argument('config', help='config the delta was trained with')
