@@ -1,9 +1,10 @@
-"""Look at, convert and merge deltas.
+"""Look at, convert, merge and average deltas.
 
 python tools/delta.py info FILE
 python tools/delta.py export CHECKPOINT OUT.safetensors     (weights + OUT.json)
 python tools/delta.py import IN.safetensors OUT.pth
 python tools/delta.py merge CONFIG DELTA OUT.safetensors    (whole trunk, timm's names)
+python tools/delta.py merge-average A B [...] OUT [--weights 0.7 0.3]    (one delta of several)
 """
 
 import argparse
@@ -21,6 +22,8 @@ from safetensors.torch import save
 
 from hstpeft.apis import init_model
 from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
+from hstpeft.delta.average import average_deltas
+from hstpeft.delta.digest import digest
 from hstpeft.delta.merge import merge as merge_model
 from hstpeft.delta.writing import write_file
 from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust
@@ -44,8 +47,12 @@ def info(options: argparse.Namespace) -> None:
     console.print(table)
     kind = 'training checkpoint' if 'optimizer' in checkpoint else 'delta'
     facts = {'file': options.file, 'kind': kind, 'bytes': Path(options.file).stat().st_size}
+    facts['sha256'] = f'{digest(checkpoint)} (of the contents)'
     for name, value in {**facts, **describe(state)}.items():
         console.print(f'{name}: {value}', highlight=False, soft_wrap=True)
+    for part in checkpoint.get('meta', {}).get('averaged', ()):
+        line = f'average of: {part["weight"]:.4g} x {part["file"]} (sha256 {part["sha256"][:12]})'
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -92,23 +99,44 @@ def merge(options: argparse.Namespace) -> None:
     print(f'{options.output} (load with timm, or as trunk.weights)')
 
 
+def merge_average(options: argparse.Namespace) -> None:
+    """Average deltas of one kind; factors (LoRA) are averaged, which is not their product's average."""
+    if options.output.suffix not in ('.pth', '.safetensors'):
+        raise UserError(f'OUT {options.output} must end in .pth or .safetensors')
+    if options.output.exists():
+        raise UserError(f'OUT {options.output} exists: the last file is the one to be written')
+    deltas = [load_checkpoint(file, options.trust_checkpoint) for file in options.files]
+    average = average_deltas(deltas, options.files, options.weights)
+    for part in average['meta']['averaged']:
+        print(f'{part["weight"]:.4g} x {part["file"]}')
+    print(f'{options.output} ({save_delta(average, options.output):,} bytes)')
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one of the commands."""
-    parser = argparse.ArgumentParser(description='Look at, convert and merge deltas.')
-    commands = parser.add_subparsers(required=True, metavar='info|merge|export|import')
+    parser = argparse.ArgumentParser(description='Look at, convert, merge and average deltas.')
+    commands = parser.add_subparsers(
+        required=True, metavar='info|merge|merge-average|export|import'
+    )
     for name, function in (
         ('info', info),
         ('export', export),
         ('import', import_),
         ('merge', merge),
+        ('merge-average', merge_average),
     ):
-        command = commands.add_parser(name, help=function.__doc__)
+        command = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
         command.set_defaults(run=function)
         if name == 'merge':
             command.add_argument('config', help='config the delta was trained with')
             command.add_argument('--cfg-options', nargs='+', action=OptionAction, default={})
             add_safe_config(command)
-        command.add_argument('file', help='delta or training checkpoint')
+        if name == 'merge-average':
+            command.add_argument('files', nargs='+', help='deltas or training checkpoints')
+            text = 'one for each, none negative, in any unit; default: all the same'
+            command.add_argument('--weights', nargs='+', type=float, help=text)
+        else:
+            command.add_argument('file', help='delta or training checkpoint')
         add_trust(command)
         if name != 'info':
             command.add_argument('output', type=Path, help='file to write')

@@ -52,7 +52,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--allow-new-head',
         action='store_true',
-        help='with --load-from: keep the fresh head when it differs, to start a new task',
+        help='with --load-from: keep the fresh head when it differs, and a neck of another kind, to '
+        'start a new task',
     )
     parser.add_argument('--amp', action='store_true', help='float16 mixed precision (GPU)')
     parser.add_argument('--bf16', action='store_true', help='bfloat16 mixed precision (GPU or CPU)')

@@ -67,7 +67,8 @@ def init_model(
         checkpoint: Delta (``.pth``, ``.safetensors``) or training checkpoint.
         device: e.g. ``cuda:0``; default: a GPU if there is one.
         cfg_options: Overrides by dotted key.
-        allow_new_head: Keep the fresh head when the checkpoint's differs.
+        allow_new_head: Keep the fresh head when the checkpoint's differs, and the fresh neck when the
+            checkpoint's is of another kind.
         safe_config: Refuse a config file that does more than set values.
         trust: Vouch for the checkpoint: what it holds may be of any class, and may run.
 
@@ -78,6 +79,19 @@ def init_model(
         UserError: The heads do not fit the backbone, or the checkpoint does not fit or belongs to
             another trunk or tuner.
     """
+    model = build_model(config, cfg_options, safe_config)
+    if checkpoint is not None:
+        fill_model(model, load_checkpoint(checkpoint, trust), allow_new_head)
+    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
+    return model.to(device).eval()
+
+
+def build_model(
+    config: str | Path | Config,
+    cfg_options: Mapping[str, Any] | None = None,
+    safe_config: bool = False,
+) -> BaseModel:
+    """Build a model from a config, on the CPU and without a delta; the arguments of `init_model`."""
     if isinstance(config, Config):
         cfg = config.copy()
         cfg.merge_from_dict(dict(cfg_options or {}))
@@ -88,17 +102,28 @@ def init_model(
     with safe_io():
         model = MODELS.build(cfg.model)
     check_model(model)
-    model.dataset_meta = {}
-    if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint, trust)
-        check_checkpoint(model, loaded, allow_new_head)
-        # A new head was dropped from the checkpoint; all the rest was compared.
-        model.load_state_dict(loaded['state_dict'], strict=not allow_new_head)
-        model.dataset_meta = loaded.get('meta', {}).get('dataset_meta') or {}
     model.cfg = cfg  # where the inferencers of mmseg and mmdet look
-    describe_to_inferencers(model, cfg, model.dataset_meta)
-    device = device or ('cuda:0' if torch.cuda.is_available() else 'cpu')
-    return model.to(device).eval()
+    _name_classes(model, {})
+    return model
+
+
+def fill_model(model: BaseModel, checkpoint: dict[str, Any], allow_new_head: bool = False) -> None:
+    """Load a delta strictly into a model of `build_model`.
+
+    Args:
+        model: Nothing of it changes unless all fits.
+        checkpoint: From `load_checkpoint`; loses the head and neck that are not taken.
+        allow_new_head: Keep the model's head when the checkpoint's differs.
+    """
+    check_checkpoint(model, checkpoint, allow_new_head)
+    # A new head was dropped from the checkpoint; all the rest was compared.
+    model.load_state_dict(checkpoint['state_dict'], strict=not allow_new_head)
+    _name_classes(model, checkpoint.get('meta', {}).get('dataset_meta') or {})
+
+
+def _name_classes(model: BaseModel, dataset_meta: Mapping[str, Any]) -> None:
+    model.dataset_meta = dataset_meta
+    describe_to_inferencers(model, model.cfg, dataset_meta)
 
 
 def _leaves() -> dict[str, Path]:

@@ -29,6 +29,7 @@ from hstpeft.errors import UserError
 from hstpeft.version import __version__
 
 _SEALED = 'sealed'
+_KEPT = ('epoch', 'iter', 'dataset_meta', 'averaged')
 
 
 def load_checkpoint(path: str | os.PathLike, trust: bool = False) -> dict[str, Any]:
@@ -70,14 +71,15 @@ def make_delta(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``{'state_dict': tensors, 'meta': JSON-like values}``; the metadata are those of
-        `describe`, and ``epoch``, ``iter`` and ``dataset_meta`` where the checkpoint has them.
+        `describe`, and ``epoch``, ``iter``, ``dataset_meta`` and ``averaged`` (see
+        `hstpeft.delta.average`) where the checkpoint has them.
 
     Raises:
         UserError: The checkpoint is not one of hstpeft.
     """
     state = {key: value.detach().cpu() for key, value in checkpoint['state_dict'].items()}
     old = checkpoint.get('meta', {})
-    kept = {key: old[key] for key in ('epoch', 'iter', 'dataset_meta') if key in old}
+    kept = {key: old[key] for key in _KEPT if key in old}
     return {'state_dict': state, 'meta': json.loads(json.dumps({**kept, **describe(state)}))}
 
 

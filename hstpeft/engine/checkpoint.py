@@ -21,6 +21,7 @@ from hstpeft.errors import UserError
 from hstpeft.registry import HOOKS
 
 _IDENTITY = f'backbone.{EXTRA_STATE}'
+_NECK = 'neck.'
 
 
 @HOOKS.register_module()
@@ -32,7 +33,8 @@ class CheckpointGuardHook(Hook):
 
     Args:
         allow_new_head: Leave the head as it was initialised when its keys or shapes differ: a
-            delta is the start of a new task. What the backbone gives out may then differ too.
+            delta is the start of a new task. So it does with a neck of another kind, one that has no
+            key in common. What the backbone gives out may then differ too.
     """
 
     priority = 'VERY_HIGH'
@@ -48,12 +50,12 @@ class CheckpointGuardHook(Hook):
 
 
 def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: bool) -> None:
-    """Raise if a checkpoint does not fit a model; drop another head if that is allowed.
+    """Raise if a checkpoint does not fit a model; drop another head and neck if that is allowed.
 
     Args:
         model: The host's model.
-        checkpoint: Changed in place when its head is dropped.
-        allow_new_head: Whether the head may differ.
+        checkpoint: Changed in place when its head or neck is dropped.
+        allow_new_head: Whether the head may differ, and the neck be of another kind.
 
     Raises:
         UserError: Trunk, tuner, neck or head are others; names what differs.
@@ -66,15 +68,10 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
         if allow_new_head:
             take_form(given, own)
     if allow_new_head:
-        heads = {k for k in {*own, *given} if not k.startswith(('backbone.', 'neck.'))}
-        differs = any(
-            k not in own or k not in given or own[k].shape != given[k].shape for k in heads
-        )
-        if differs:
-            print_log('the head is new: it keeps its initial values', logger='current')
-            for key in heads & given.keys():
-                del given[key]
-            own = {key: value for key, value in own.items() if key not in heads}
+        fresh = _new_parts(own, given)
+        for key in fresh & given.keys():
+            del given[key]
+        own = {key: value for key, value in own.items() if key not in fresh}
     try:
         # The backbone's own hook compares its keys when they are loaded.
         outside = [
@@ -83,6 +80,23 @@ def check_checkpoint(model: torch.nn.Module, checkpoint: dict, allow_new_head: b
         check_state_dict(*outside, "the checkpoint's neck or head")
     except UserError as error:
         raise UserError(f'{error}. For a new task pass --allow-new-head') from None
+
+
+def _new_parts(own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> set[str]:
+    """Return the keys of both sides that a new task starts afresh: of another head, another neck."""
+    every = {*own, *given}
+    neck = {key for key in every if key.startswith(_NECK)}
+    head = {key for key in every - neck if not key.startswith('backbone.')}
+    fresh = set()
+    if any(k not in own or k not in given or own[k].shape != given[k].shape for k in head):
+        fresh |= head
+    # One that lacks a key or is wider is a mistake; one of another kind shares none.
+    if neck and not neck & own.keys() & given.keys():
+        fresh |= neck
+    for part, keys in (('head', head), ('neck', neck)):
+        if keys and keys <= fresh:
+            print_log(f'the {part} is new: it keeps its initial values', logger='current')
+    return fresh
 
 
 @HOOKS.register_module()

@@ -1,6 +1,7 @@
 """Loading a config and its overrides."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from hstpeft.engine.checks.values import check_scope
 from hstpeft.engine.safe_io import safe_io
 from hstpeft.errors import UserError, nearest
 
-__all__ = ['COMPOSED', 'check_override', 'config_root', 'find_class', 'load_config']
+__all__ = [
+    'COMPOSED',
+    'check_override',
+    'config_root',
+    'find_class',
+    'load_config',
+    'with_num_classes',
+]
 
 
 def config_root() -> Path:
@@ -72,6 +80,37 @@ def load_config(
             _override(cfg, key, value)
     check_evaluated(cfg.to_dict())
     return cfg
+
+
+def with_num_classes(cfg: Config, count: int) -> Config:
+    """Copy a config with other heads: for another number of classes.
+
+    Args:
+        cfg: Config with a ``model``.
+        count: That number; 0 if it is not known, which changes nothing.
+
+    Returns:
+        The copy. It has the old numbers where ``model`` names several: what each of them counts is
+        known to the heads alone.
+    """
+    cfg = copy.deepcopy(cfg)
+    nodes = [
+        node for part, child in cfg.model.items() if part != 'backbone' for node in _counting(child)
+    ]
+    if count and len({node['num_classes'] for node in nodes}) == 1:
+        for node in nodes:
+            node['num_classes'] = count
+    return cfg
+
+
+def _counting(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield each dict of a nested config that has a ``num_classes``."""
+    if isinstance(node, Mapping):
+        if 'num_classes' in node:
+            yield node
+        node = list(node.values())
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _counting(child)
 
 
 def _override(cfg: Config, key: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from hstpeft.engine.checkpoint import check_checkpoint
 from hstpeft.errors import UserError
 from tests.support import tiny
 from tests.support.families import FROZEN, shake, tuned
-from tests.support.models import vit_weights
+from tests.support.models import MODELS, vit_weights
 from tools.test import main
 
 ARC = dict(type='hstpeft.ARCTuner', adapter_dims=3)
@@ -124,6 +124,42 @@ def test_a_new_task_may_read_other_outputs_and_brings_its_own_norms():
         missing, unexpected = target.load_state_dict(state, strict=False)
         assert not missing and not unexpected
     assert all(torch.equal(other.state_dict()[key], value) for key, value in norms.items())
+
+
+def test_a_new_task_may_have_another_kind_of_neck_or_none_and_starts_it_afresh(capsys):
+    """From a classifier's pooling with norm to a pyramid, to no neck, and back."""
+    pooled = dict(type='hstpeft.PooledNorm', in_channels=32)
+    pyramid = dict(type='hstpeft.SimpleFeaturePyramid', in_channels=32, out_channels=8)
+    necks = {'pooled': pooled, 'pyramid': pyramid, 'none': None}
+    for source, target in (('pooled', 'pyramid'), ('none', 'pooled'), ('pyramid', 'none')):
+        hosts = [Host('vit') for _ in range(2)]
+        for host, name in zip(hosts, (source, target), strict=True):
+            host.neck = MODELS.build(dict(necks[name])) if necks[name] else None
+        one, other = hosts
+        shake(one.backbone)
+        before = {k: v.clone() for k, v in other.state_dict().items() if k.startswith('neck.')}
+        with pytest.raises(UserError, match='neck or head does not fit'):
+            check_checkpoint(other, {'state_dict': one.state_dict()}, allow_new_head=False)
+        state = one.state_dict()
+        capsys.readouterr()
+        check_checkpoint(other, {'state_dict': state}, allow_new_head=True)
+        assert 'the neck is new' in ''.join(capsys.readouterr())
+        other.load_state_dict(state, strict=False)
+        after = other.state_dict()
+        assert all(after[key].equal(value) for key, value in before.items())
+        assert all(after[k].equal(v) for k, v in state.items() if k.startswith('backbone.'))
+
+
+def test_a_neck_of_the_same_kind_must_fit_in_a_new_task_too():
+    one, other = Host('vit'), Host('vit')
+    for host, width in ((one, 32), (other, 16)):
+        host.neck = MODELS.build(dict(type='hstpeft.PooledNorm', in_channels=width))
+    with pytest.raises(UserError, match=r'neck.norm.running_mean \(32,\) instead of \(16,\)'):
+        check_checkpoint(other, {'state_dict': one.state_dict()}, allow_new_head=True)
+    state = one.state_dict()
+    del state['neck.norm.running_var']
+    with pytest.raises(UserError, match=r'missing: neck\.norm\.running_var'):
+        check_checkpoint(one, {'state_dict': state}, allow_new_head=True)
 
 
 def test_a_new_task_needs_the_same_trunk_and_tuner_all_the_same():
