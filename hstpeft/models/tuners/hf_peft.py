@@ -80,7 +80,7 @@ class HFPeftTuner(Tuner):
             UserError: The trunk lacks a layer, peft refuses one, or the delta could not hold what
                 peft does.
         """
-        check_trunk(self.peft_type, self.positions, trunk.frozen_dtype)
+        check_trunk(self.peft_type, self.positions, trunk)
         places = self._places(trunk)
         names = [trunk.layer_path(*place) for place in places]
         before = {id(parameter) for parameter in trunk.net.parameters()}

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from hstpeft.errors import UserError, nearest
+from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks.layers import READERS
 
 VARIANTS = {'DORA': ('LORA', {'use_dora': True})}
 """Methods that peft has as an option of another one."""
@@ -55,6 +57,8 @@ _ON_LINEARS_ALONE = {
     'OFT': "peft's changes what a convolution with a stride gives, even before any training",
     'TINYLORA': 'peft counts Linears alone',
 }
+_ON_SEQUENCES_ALONE = ('GRALORA', 'OFT')
+"""Methods of peft that take the maps (B, h, w, C) which a Swin's MLPs read for something else."""
 _IN_FLOAT32 = {
     'LN_TUNING': 'it trains a float32 copy of each layer, which what it reads must match'
 }
@@ -130,13 +134,13 @@ def check_options(peft_type: str, kind: type, options: Mapping[str, Any]) -> Non
         )
 
 
-def check_trunk(peft_type: str, positions: Collection[str], dtype: torch.dtype) -> None:
+def check_trunk(peft_type: str, positions: Collection[str], trunk: Trunk) -> None:
     """Raise if a method runs on a trunk, but not on this one or at these positions.
 
     Args:
         peft_type: Name of the method.
         positions: Roles of layers.
-        dtype: What the trunk's frozen parameters are held in.
+        trunk: What the layers are of.
 
     Raises:
         UserError: Says why.
@@ -144,6 +148,13 @@ def check_trunk(peft_type: str, positions: Collection[str], dtype: torch.dtype) 
     if 'patch' in positions and peft_type in _ON_LINEARS_ALONE:
         reason = _ON_LINEARS_ALONE[peft_type]
         raise UserError(f"tuner.positions: leave 'patch' out for {peft_type}: {reason}")
+    mlp = [name for name in positions if name in (*READERS['mlp'], 'fc2')]
+    if mlp and 'stages' in trunk.capabilities and peft_type in _ON_SEQUENCES_ALONE:
+        raise UserError(
+            f'tuner.positions: leave {mlp} out for {peft_type}: peft takes the maps that they read '
+            "in a trunk of stages for something else; 'LORA' runs there"
+        )
+    dtype = trunk.frozen_dtype
     if dtype != torch.float32 and peft_type in _IN_FLOAT32:
         reason = _IN_FLOAT32[peft_type]
         raise UserError(

@@ -158,9 +158,18 @@ def test_merging_gives_the_trunk_by_its_own_names_or_one_line(method):
     assert moved and all(n.split('.')[-2] in ('qkv', 'fc2') for n in moved)
 
 
-@pytest.mark.parametrize('method', ['LORA', 'DORA', 'OFT'])
-def test_a_swin_feels_every_parameter(method):
-    check_parameters(shake(backbone(method, 'swin', positions=('qkv', 'fc1'))))
+@pytest.mark.parametrize(
+    ('method', 'positions'),
+    [('LORA', ('qkv', 'fc1')), ('DORA', ('qkv', 'fc1')), ('OFT', ('qkv', 'proj'))],
+)
+def test_a_swin_feels_every_parameter(method, positions):
+    check_parameters(shake(backbone(method, 'swin', positions=positions)))
+
+
+@pytest.mark.parametrize('method', ['OFT', 'GRALORA'])
+def test_what_peft_takes_for_a_convolution_is_refused_on_maps(method):
+    with pytest.raises(UserError, match=rf"leave \['fc2'\] out for {method}"):
+        backbone(method, 'swin')
 
 
 @pytest.mark.parametrize('method', ['LORA', 'DORA', 'LOHA', 'BOFT', 'IA3', 'HRA', 'HIRA'])
