@@ -7,6 +7,7 @@ the tuner's, and a delta names them by their place.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -108,6 +109,18 @@ class NamedLayers:
             f'the tuner cannot be merged: {name} of this trunk has no bias that could take a shift; '
             'deploy the delta beside the trunk (tools/delta.py export)'
         )
+
+    def timm_tensors(self) -> dict[str, Tensor]:
+        """Return the parameters by the names that timm's files have, sharing their memory."""
+        return {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+
+    def timm_options(self) -> dict[str, Any]:
+        """Return the options of ``timm.create_model`` that `timm_tensors` need.
+
+        Beside the arch and what `arch_options` said; empty unless the trunk lacks a tensor of the
+        arch, or a merge has given it one.
+        """
+        return {}
 
     def _layers(self, index: int | None) -> Mapping[str, str]:
         return self.outer_layers if index is None else self.block_layers

@@ -1,4 +1,4 @@
-"""What trunks share whose blocks are one stage: ViT and HVT.
+"""What trunks share whose blocks are one stage: ViT, Eva and HVT.
 
 Shapes: B batch, L tokens, C trunk width.
 """
@@ -12,31 +12,37 @@ from hstpeft.models.trunks.blocks import apply_norm
 
 
 class OneStageTrunk(Trunk):
-    """A trunk around a timm ViT, whose blocks have one width; each block is an output.
+    """A trunk around a ViT of timm, whose blocks have one width; each block is an output.
 
     Attributes:
         vit: timm's model.
         pools: Whether outputs are averaged by `pool`.
+        attn_pools: Whether outputs are pooled by `attention_pool`.
     """
 
     vit: nn.Module
     pools: bool = True
+    attn_pools: bool = True
 
     @property
     def net(self) -> nn.Module:
         """timm's model."""
         return self.vit
 
-    def stop_after(self, output: int, pools: bool) -> None:
-        """Count no block behind block ``output``, and the norm behind `pool` only if it pools."""
-        self.num_layers, self.pools = output + 1, pools
+    def stop_after(self, output: int, pools: bool, attn_pools: bool = False) -> None:
+        """Count no block behind block ``output``, and what pools only if it does."""
+        self.num_layers, self.pools, self.attn_pools = output + 1, pools, attn_pools
         self.stage_depths = (self.num_layers,)
 
     def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, then the final norm, and the pool's if it does not."""
-        blocks = list(self.vit.blocks[self.num_layers :])
-        final = [self.vit.norm] if blocks else []
-        return [*blocks, *final, *([] if self.pools else [self.vit.fc_norm])]
+        """Return the blocks that do not run, then the final norm, and what pools if it does not."""
+        blocks, vit = list(self.vit.blocks[self.num_layers :]), self.vit
+        idle = [*blocks, *([vit.norm] if blocks else [])]
+        if not (self.pools or self.attn_pools):
+            idle.append(vit.fc_norm)
+        if vit.attn_pool is not None and not self.attn_pools:
+            idle.append(vit.attn_pool)
+        return idle
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm behind the last block to tokens (..., C)."""

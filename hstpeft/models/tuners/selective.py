@@ -7,7 +7,7 @@ from torch import nn
 
 from hstpeft.errors import UserError, check_least, check_names, nearest
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.trunks.layers import BEHIND_BLOCKS
+from hstpeft.models.trunks.layers import BEHIND_BLOCKS, own_parameters
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
@@ -71,6 +71,7 @@ class SelectiveTuner(Tuner):
             UserError: The trunk lacks a part, a block or a parameter.
         """
         running = {id(parameter) for parameter in trunk.running_parameters()}
+        running &= {id(parameter) for parameter in own_parameters(trunk)}
         chosen = self._last_blocks(trunk) + self._named(trunk, running)
         missing = []
         for part in self.parts:

@@ -206,7 +206,7 @@ def test_padded_windows_of_a_swin_are_the_stated_limit_of_merging():
 
 def test_a_linear_without_bias_cannot_take_an_adapter():
     config = classifier(case_of(VIT), None)
-    config['backbone']['trunk']['arch_options'].update(qkv_bias=False, weight_init='')
+    config['backbone']['trunk']['arch_options'].update(proj_bias=False, weight_init='')
     with pytest.raises(UserError, match='no bias'):
         merge(build(config))
 

@@ -114,6 +114,7 @@ def test_what_a_merged_model_saves_is_that_of_a_frozen_merged_trunk(family, tune
     backbone, _ = in_dtype(family, MERGED.get(tuner, FULL), torch.float32)
     tensors, merged = merge(host(backbone))
     config = {**trunk_config(family), 'weights': tensors}
+    config['arch_options'] = {**config['arch_options'], **merged.backbone.trunk.timm_options()}
     config = dict(type='hstpeft.TunedBackbone', trunk=config, tuner=FROZEN, out_type='raw')
     frozen = MODELS.build(config)
     frozen.load_state_dict(merged.backbone.state_dict(), strict=True)
@@ -121,12 +122,19 @@ def test_what_a_merged_model_saves_is_that_of_a_frozen_merged_trunk(family, tune
         tuned(family, FROZEN).load_state_dict(merged.backbone.state_dict())
 
 
-@pytest.mark.parametrize('family', FAMILIES)
-def test_a_layer_without_bias_is_adapted_but_refuses_by_name_to_be_merged(family):
-    options = dict(arch_options=dict(qkv_bias=False))
+@pytest.mark.parametrize(
+    ('family', 'option', 'name'),
+    [
+        ('vit', 'proj_bias', 'proj'),
+        ('swin', 'qkv_bias', 'qkv'),
+        ('hvt', 'qkv_bias', 'qkv'),
+    ],
+)
+def test_a_layer_without_bias_is_adapted_but_refuses_by_name_to_be_merged(family, option, name):
+    options = dict(arch_options={option: False})
     backbone = shake(tuned(family, SSF, trunk=options))
     assert backbone(images(1, 3, 32, 32))[0].isfinite().all()
-    with pytest.raises(UserError, match=r'cannot be merged: qkv of this trunk has no bias'):
+    with pytest.raises(UserError, match=f'cannot be merged: {name} of this trunk has no bias'):
         merge(host(backbone))
 
 
