@@ -30,7 +30,8 @@ class DeltaOptimWrapperConstructor:
     Layer-wise rates, as ViTs are tuned (BEiT, MAE): with n blocks that run, block i of the trunk
     learns at ``lr * layer_decay ** (n - i)``, what stands before the blocks at ``lr * layer_decay
     ** (n + 1)``. A Swin's blocks are counted through all stages, and a patch merging learns as the
-    block before it. The norms behind the blocks, the tuner and the head learn at ``lr``.
+    block before it. The norms and the pooling behind the blocks, the tuner and the
+    head learn at ``lr``.
     Schedulers of mmengine scale each group's own rate.
 
     Args:

@@ -194,15 +194,15 @@ class Trunk(NamedLayers, nn.Module, ABC):
 
         Returns:
             0 for what stands before the blocks, i + 1 for block i, and ``num_layers + 1`` for the
-            norms behind the last one that runs.
+            norms and the attention pooling behind the last one that runs.
         """
         depths = dict.fromkeys(map(id, own_parameters(self)), 0)
         for index in range(self.num_layers):
             depths.update((id(p), index + 1) for p in own_parameters(self.block(index)))
-        for name in BEHIND_BLOCKS:
-            if name in self.layer_names(None):
-                norm = own_parameters(self.layer(None, name))
-                depths.update((id(p), self.num_layers + 1) for p in norm)
+        behind = [self.layer(None, n) for n in self.layer_names(None) if n in BEHIND_BLOCKS]
+        for module in (*behind, getattr(self.net, 'attn_pool', None)):
+            own = () if module is None else own_parameters(module)
+            depths.update((id(p), self.num_layers + 1) for p in own)
         return depths
 
     def running_parameters(self) -> list[nn.Parameter]:

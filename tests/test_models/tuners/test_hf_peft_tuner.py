@@ -159,11 +159,17 @@ def test_merging_gives_the_trunk_by_its_own_names_or_one_line(method):
 
 
 @pytest.mark.parametrize(
-    ('method', 'positions'),
-    [('LORA', ('qkv', 'fc1')), ('DORA', ('qkv', 'fc1')), ('OFT', ('qkv', 'proj'))],
+    ('family', 'method', 'positions'),
+    [
+        ('swin', 'LORA', ('qkv', 'fc1')),
+        ('swin', 'DORA', ('qkv', 'fc1')),
+        ('swin', 'OFT', ('qkv', 'proj')),
+        ('eva', 'LORA', ('qkv', 'proj')),
+        ('eva', 'VERA', ('qkv',)),
+    ],
 )
-def test_a_swin_feels_every_parameter(method, positions):
-    check_parameters(shake(backbone(method, 'swin', positions=positions)))
+def test_attention_does_not_bypass_what_stands_on_its_linears(family, method, positions):
+    check_parameters(shake(backbone(method, family, positions=positions)))
 
 
 @pytest.mark.parametrize('method', ['OFT', 'GRALORA'])
