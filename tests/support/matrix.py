@@ -40,6 +40,8 @@ TUNERS = {
     'arc': row('ARCTuner', adapter_dims=4),
     'arc-att': row('ARCTuner', positions=['attention']),
     'lora': row('LoRATuner', positions=list(LINEARS), rank=2),
+    'lora-q-v': row('LoRATuner', positions=['q', 'v'], rank=2),
+    'dora': row('HFPeftTuner', peft_type='DORA', r=2),
     'sa2vp': row('SA2VPTuner', ('vit', 'swin'), inner_dims=4),
     'sa2vp-accelerated': row('SA2VPTuner', ('vit',), accelerated=True),
     'memory-tokens': row('MemoryTokensTuner', ONE_SEQUENCE, num_memory_tokens=2),
@@ -48,6 +50,8 @@ TUNERS = {
     'vpt': row('VPTTuner', FRONT_TOKENS, num_tokens=2),
     'vpt-shallow': row('VPTTuner', FRONT_TOKENS, deep=False),
     'bitfit': row('SelectiveTuner'),
+    'apla': row('SelectiveTuner', parts=['attention_proj']),
+    'last-blocks': row('SelectiveTuner', last_blocks=1),
     'adaptformer': row('AdaptFormerTuner'),
     'adapter-plus': row('AdapterPlusTuner'),
     'houlsby': row('AdapterPlusTuner', form='houlsby', train_norms=True),
@@ -57,7 +61,9 @@ TUNERS = {
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]
 REFUSAL = r'is not defined for a|does not exist for a Swin'
-MERGES = ('frozen', 'full', 'arc', 'arc-att', 'lora', 'ssf', 'bitfit')
+MERGES = (
+    'frozen', 'full', 'arc', 'arc-att', 'lora', 'lora-q-v', 'dora', 'ssf', 'bitfit', 'apla', 'last-blocks',
+)  # fmt: skip
 UNMERGEABLE = [pair for pair in DEFINED if pair[0] not in MERGES or pair in (('arc', 'swin'),)]
 NOT_AS_TRUNK = (
     'hst', 'arc', 'sa2vp', 'sa2vp-accelerated', 'memory-tokens', 'memory-tokens-standard', 'ssf',

@@ -175,8 +175,9 @@ def _build(part: str, cfg: dict[str, Any]) -> nn.Module:
         raise UserError(f'backbone.{part} type {given!r} is no {part}: {nearest("", ours)}')
     options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
     known = inspect.signature(kind).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())  # and checks them itself
     for name in options:
-        if name not in known:
+        if name not in known and not takes_any:
             raise UserError(f'backbone.{part} has no option {name!r}: {nearest(name, known)}')
     return kind(**options)
 

@@ -112,13 +112,24 @@ def test_a_docstring_tells_what_a_tuner_trains_of_a_vit_b_16_with_default_option
 
 
 @pytest.mark.parametrize(
-    ('parts', 'count'),
+    ('options', 'expected'),
     [
         # Of each block: two norms, qkv (3 C), proj, fc1 (4 C), fc2; patches and the final norm.
-        (('biases',), 12 * 11 * 768 + 2 * 768),
-        (('norms',), 25 * 2 * 768),
-        (('norms', 'biases'), 12 * 13 * 768 + 3 * 768),
+        (dict(parts=['biases']), 12 * 11 * 768 + 2 * 768),
+        (dict(parts=['norms']), 25 * 2 * 768),
+        (dict(parts=['norms', 'biases']), 12 * 13 * 768 + 3 * 768),
+        (dict(parts=['attention_proj']), 12 * 768 * 769),
+        (dict(parts=['cls_token', 'pos_embed']), 768 + 197 * 768),
+        (dict(last_blocks=2), 2 * (12 * 768**2 + 13 * 768) + 2 * 768),
     ],
 )
-def test_counts_of_parts_of_the_trunk_are_what_their_layers_have(parts, count):
-    assert trained_of(dict(type='hstpeft.SelectiveTuner', parts=parts)) == count
+def test_counts_of_parts_of_the_trunk_are_what_their_layers_have(options, expected):
+    assert trained_of(dict(type='hstpeft.SelectiveTuner', **options)) == expected
+
+
+def test_counts_of_low_rank_products():
+    lora = dict(type='hstpeft.LoRATuner', positions=['q', 'v'])
+    assert trained_of(lora) == 12 * 2 * 8 * (768 + 768) == 294_912
+    peft = dict(type='hstpeft.HFPeftTuner', peft_type='LORA')
+    assert trained_of(peft) == 12 * 8 * (768 + 3 * 768) == 294_912
+    assert trained_of(dict(peft, peft_type='DORA')) - trained_of(peft) == 12 * 3 * 768 == 27_648
