@@ -124,11 +124,8 @@ class TrunkOutputs:
         self.norms = nn.ModuleDict(
             {str(index): nn.LayerNorm(dims) for index, dims in normed if index != self._last}
         )
-        trunk.stop_after(
-            self.indices[-1],
-            pools=self.out_type == 'avg_featmap',
-            attn_pools=self.out_type == 'attn_pool',
-        )
+        attends = {'attn_pools': True} if self.out_type == 'attn_pool' else {}
+        trunk.stop_after(self.indices[-1], pools=self.out_type == 'avg_featmap', **attends)
 
     def read_indices(self) -> tuple[int, ...]:
         """Return the outputs of the trunk that are needed."""

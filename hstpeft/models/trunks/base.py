@@ -110,13 +110,12 @@ class Trunk(NamedLayers, nn.Module, ABC):
         """
 
     @abstractmethod
-    def stop_after(self, output: int, pools: bool, attn_pools: bool = False) -> None:
+    def stop_after(self, output: int, pools: bool) -> None:
         """Count no block behind an output: it does not run, so nothing is to be built for it.
 
         Args:
             output: The last one that is wanted.
             pools: Whether outputs are averaged by `pool`.
-            attn_pools: Whether they are pooled by `attention_pool`.
         """
 
     @abstractmethod
@@ -130,7 +129,8 @@ class Trunk(NamedLayers, nn.Module, ABC):
     def attention_pool(self, tokens: Tensor) -> Tensor:
         """Pool the tokens of an output as the trunk was pre-trained to; returns (B, C).
 
-        Only of a trunk that has ``attn_pool`` among its `out_types`.
+        Only of a trunk that has ``attn_pool`` among its `out_types`; `stop_after` of it is told so
+        by ``attn_pools=True``.
         """
         raise NotImplementedError
 

@@ -168,7 +168,7 @@ class SwinTrunk(Trunk):
         """Return the grid of stage ``index``: an uneven side counts its rest as a cell."""
         return tuple(-(-side // 2**index) for side in grid)
 
-    def stop_after(self, output: int, pools: bool, attn_pools: bool = False) -> None:
+    def stop_after(self, output: int, pools: bool) -> None:
         """Count no block behind stage ``output``."""
         self.stage_depths = self.stage_depths[: output + 1]
         self.stage_dims = self.stage_dims[: output + 1]
