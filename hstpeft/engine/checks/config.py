@@ -100,7 +100,9 @@ def _copies(cfg: Config, name: str) -> list[str]:
 def _width_copies(model: Mapping, width: int | Sequence[int] | None) -> list[str]:
     """List the keys of a model that hold the width of its trunk, or the widths of its stages."""
     backbone = model.get('backbone') or {}
-    if 'side_dims' in (backbone.get('tuner') or {}):  # its maps are the tuner's
+    tuners = backbone.get('tuner') or []
+    tuners = [tuners] if isinstance(tuners, Mapping) else tuners
+    if any('side_dims' in tuner for tuner in tuners):  # its maps are the tuner's
         return []
     values = [width, [width] * 4] if isinstance(width, int) else [width]
     readers = {'neck'} & model.keys() or model.keys() - {'backbone'}

@@ -110,12 +110,13 @@ class Trunk(NamedLayers, nn.Module, ABC):
         """
 
     @abstractmethod
-    def stop_after(self, output: int, pools: bool) -> None:
+    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
         """Count no block behind an output: it does not run, so nothing is to be built for it.
 
         Args:
             output: The last one that is wanted.
             pools: Whether outputs are averaged by `pool`.
+            norms: Whether the output of the last block gets its `final_norm`.
         """
 
     @abstractmethod

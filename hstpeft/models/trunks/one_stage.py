@@ -17,25 +17,27 @@ class OneStageTrunk(Trunk):
     Attributes:
         vit: timm's model.
         pools: Whether outputs are averaged by `pool`.
+        norms: Whether the output of the last block gets its `final_norm`.
     """
 
     vit: nn.Module
     pools: bool = True
+    norms: bool = True
 
     @property
     def net(self) -> nn.Module:
         """timm's model."""
         return self.vit
 
-    def stop_after(self, output: int, pools: bool) -> None:
+    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
         """Count no block behind block ``output``, and the norm behind `pool` only if it pools."""
-        self.num_layers, self.pools = output + 1, pools
+        self.num_layers, self.pools, self.norms = output + 1, pools, norms
         self.stage_depths = (self.num_layers,)
 
     def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, then the final norm, and the pool's if it does not."""
+        """Return the blocks that do not run, and the norms behind them that do not."""
         blocks = list(self.vit.blocks[self.num_layers :])
-        final = [self.vit.norm] if blocks else []
+        final = [self.vit.norm] if blocks or not self.norms else []
         return [*blocks, *final, *([] if self.pools else [self.vit.fc_norm])]
 
     def final_norm(self, tokens: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class SwinTrunk(Trunk):
 
     capabilities = frozenset({'front_tokens', 'stages', 'block_parts', 'maps'})
     num_prefix_tokens = 0
+    norms = True
     output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')
     out_type_note = 'a Swin has no class token'
@@ -136,8 +137,9 @@ class SwinTrunk(Trunk):
         """Return the grid of stage ``index``: an uneven side counts its rest as a cell."""
         return tuple(-(-side // 2**index) for side in grid)
 
-    def stop_after(self, output: int, pools: bool) -> None:
+    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
         """Count no block behind stage ``output``."""
+        self.norms = norms
         self.stage_depths = self.stage_depths[: output + 1]
         self.stage_dims = self.stage_dims[: output + 1]
         self.num_layers = sum(self.stage_depths)
@@ -145,7 +147,7 @@ class SwinTrunk(Trunk):
     def idle_modules(self) -> list[nn.Module]:
         """Return the stages that do not run, and then the final norm."""
         stages = list(self.swin.layers[len(self.stage_depths) :])
-        return [*stages, self.swin.norm] if stages else []
+        return [*stages, self.swin.norm] if stages or not self.norms else []
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm after the last block to tokens (..., C)."""
