@@ -3,12 +3,18 @@
 Shapes: B batch, L tokens, C trunk width.
 """
 
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from hstpeft.models.trunks.base import Trunk
 from hstpeft.models.trunks.blocks import apply_norm
+
+VIT_BIASES = MappingProxyType(
+    {'qkv_bias': ('qkv',), 'proj_bias': ('proj', 'fc1', 'fc1_g', 'fc1_x', 'fc2')}
+)
+"""Options of timm's plain ViT for the biases of its blocks, with their Linears by role."""
 
 
 class OneStageTrunk(Trunk):
@@ -57,7 +63,7 @@ class OneStageTrunk(Trunk):
         # Now, since a tuner may stand on the layers later.
         self.block_form = describe_block(self.block(0))
         self.embed_dims = self.vit.embed_dim
-        self.num_layers = len(self.vit.blocks)
+        self.num_blocks = self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
         self.patch_size = self.vit.patch_embed.patch_size
         self.grid_size = self.vit.patch_embed.grid_size

@@ -18,7 +18,7 @@ from hstpeft.models.trunks.base import check_dtype
 from hstpeft.models.trunks.blocks import apply_norm, run_blocks
 from hstpeft.models.trunks.filling import fill_vit
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.one_stage import OneStageTrunk
+from hstpeft.models.trunks.one_stage import VIT_BIASES, OneStageTrunk
 from hstpeft.models.trunks.places import Places
 from hstpeft.models.trunks.positions import PositionCache
 from hstpeft.models.trunks.timm_models import create_vit, mean_std
@@ -53,6 +53,7 @@ class ViTTrunk(OneStageTrunk):
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
     """
 
+    bias_options = VIT_BIASES
     capabilities = frozenset(
         {'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'block_parts', 'maps'}
     )
@@ -69,7 +70,8 @@ class ViTTrunk(OneStageTrunk):
     ) -> None:
         super().__init__()
         self.frozen_dtype = check_dtype(dtype)
-        self.vit = create_vit(arch, dict(arch_options or {}))
+        self.arch, self.arch_options = arch, dict(arch_options or {})
+        self.vit = create_vit(arch, self.arch_options)
         wrap_linears(self.vit.blocks)
         for block in self.vit.blocks:
             block.mlp.drop1.p = block.mlp.drop2.p = max(mlp_drop_rate, block.mlp.drop1.p)
@@ -153,6 +155,14 @@ class ViTTrunk(OneStageTrunk):
         if self.windowed_indices:
             windows = {'window_size': self.window_size, 'global': self.global_attn_indices}
         return {**super().description(), **windows}
+
+    def timm_options(self) -> dict[str, Any]:
+        """Return the options for biases that were given, and for the weights' image size."""
+        options = super().timm_options()
+        if self.grid_size != self.vit.patch_embed.grid_size:
+            sides = zip(self.grid_size, self.patch_size, strict=True)
+            options['img_size'] = tuple(cells * pixels for cells, pixels in sides)
+        return options
 
     def _position(self, grid: tuple[int, int]) -> Tensor:
         """Return the position embedding for a grid, (1, [P +] h * w, C)."""
