@@ -109,7 +109,7 @@ def test_a_merged_copy_is_exact_and_timm_runs_its_file(name, tmp_path):
 def test_a_list_with_a_tuner_that_cannot_be_merged_is_refused_by_its_name_before_anything_is_folded():
     model = model_of('LoRA', [LORA, dict(type='hstpeft.VPTTuner')], None)
     before = models.snapshot(model)
-    with pytest.raises(UserError, match='VPTTuner cannot be merged .* deploy the delta beside'):
+    with pytest.raises(UserError, match=r'VPTTuner cannot be merged .* deploy the delta beside'):
         model.backbone.merge_tuner()
     assert models.changed(model, before) == set()
 
