@@ -29,7 +29,7 @@ def merge(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
     backbone.frozen_names = frozenset(
         name for name, p in backbone.named_parameters() if not p.requires_grad
     )
-    trunk = {name: tensor.clone() for name, tensor in backbone.trunk.timm_tensors().items()}
+    trunk = {name: p.clone() for name, p in backbone.trunk.timm_tensors().items()}
     if backbone.trunk.identity != RANDOM:
         backbone.trunk.identity = fingerprint(trunk)
     return trunk, merged

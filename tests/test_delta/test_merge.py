@@ -16,6 +16,10 @@ VIT = dict(
     arch_options={**models.VIT, 'depth': 2, 'weight_init': ''},
 )
 AIMV2 = {**VIT, 'arch': 'aimv2_large_patch14_224'}
+EVA_OPTIONS = dict(embed_dim=32, depth=2, num_heads=2, img_size=32, patch_size=8)
+DINOV3 = dict(type='hstpeft.EvaTrunk', arch='vit_small_patch16_dinov3', arch_options=EVA_OPTIONS)
+DINOV3_QKVB = {**DINOV3, 'arch': 'vit_small_patch16_dinov3_qkvb'}
+EVA02 = {**DINOV3, 'arch': 'eva02_base_patch14_224'}
 SWIN = dict(type='hstpeft.SwinTrunk', arch=SWIN_ARCH, arch_options={**SWIN, 'depths': (1, 2)})
 SWIN['arch_options']['num_heads'] = (2, 2)
 ARC = dict(type='hstpeft.ARCTuner', adapter_dims=4)
@@ -26,10 +30,14 @@ SSF = dict(type='hstpeft.SSFTuner')
 NORMS = dict(type='hstpeft.SelectiveTuner', parts=['norms'])
 BIASES = dict(type='hstpeft.SelectiveTuner', parts=['biases'])
 QKV_BIAS = {'qkv_bias': True}
+KEY_BIAS = {'attn_type': 'rope', **QKV_BIAS}
 CASES = {
     'ARC': (VIT, ARC, {}),
     'ARC, no query bias': (VIT, ARC, QKV_BIAS),
     'ARC, gated MLPs without biases': (AIMV2, ARC, {'proj_bias': True, **QKV_BIAS}),
+    'ARC, a key bias under rope': (DINOV3, ARC, KEY_BIAS),
+    'ARC, three Linears under rope': (EVA02, ARC, KEY_BIAS),
+    'SSF, biases beside qkv': (DINOV3_QKVB, SSF, KEY_BIAS),
     'ARC, attention of a Swin': (SWIN, ARC_ATT, {}),
     'LoRA': (VIT, LORA, {}),
     'LoRA in a Swin': (SWIN, LORA, {}),
@@ -84,7 +92,7 @@ def model_of(name: str, tuner, weights, **options) -> torch.nn.Module:
 
 @pytest.mark.parametrize('name', CASES)
 def test_a_merged_copy_is_exact_and_timm_runs_its_file(name, tmp_path):
-    shapes = models.MODELS.build(trunk_of(name)).net.state_dict()
+    shapes = models.MODELS.build(trunk_of(name)).timm_tensors()
     weights = models.draw({key: value.shape for key, value in shapes.items()}, seed=3)
     model, image = model_of(name, CASES[name][1], weights), models.images(2, 3, 32, 32)
     shake(model)

@@ -16,7 +16,8 @@ from hstpeft.errors import UserError
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners import Tuner
 
-OUT_TYPES = ('cls_token', 'avg_featmap', 'featmap', 'raw')
+OUT_TYPES = ('attn_pool', 'cls_token', 'avg_featmap', 'featmap', 'raw')
+_VECTORS = OUT_TYPES[:3]
 
 
 class SideMaps:
@@ -123,7 +124,11 @@ class TrunkOutputs:
         self.norms = nn.ModuleDict(
             {str(index): nn.LayerNorm(dims) for index, dims in normed if index != self._last}
         )
-        trunk.stop_after(self.indices[-1], pools=self.out_type == 'avg_featmap')
+        trunk.stop_after(
+            self.indices[-1],
+            pools=self.out_type == 'avg_featmap',
+            attn_pools=self.out_type == 'attn_pool',
+        )
 
     def read_indices(self) -> tuple[int, ...]:
         """Return the outputs of the trunk that are needed."""
@@ -141,9 +146,8 @@ class TrunkOutputs:
         if index == self._last:
             tokens = self.trunk.final_norm(tokens)
         tokens = tokens.float() if tokens.dtype == torch.bfloat16 else tokens
-        if self.out_type in ('cls_token', 'avg_featmap'):
-            is_token = self.out_type == 'cls_token'
-            vector = tokens[:, 0] if is_token else self.trunk.pool(tokens)
+        if self.out_type in _VECTORS:
+            vector = self._to_vector(tokens)
             return list(vector.split(len(image))) if self.tuner.num_branches > 1 else vector
         grid = self.trunk.output_grid(index, grid)
         tokens = self.tuner.without_own_tokens(tokens[: len(image)], grid)
@@ -152,6 +156,12 @@ class TrunkOutputs:
         if str(index) in self.norms:
             tokens = self.norms[str(index)](tokens)
         return _crop(self.trunk.to_map(tokens, grid), self.trunk.output_strides[index], image)
+
+    def _to_vector(self, tokens: Tensor) -> Tensor:
+        if self.out_type == 'cls_token':
+            return tokens[:, 0]
+        is_average = self.out_type == 'avg_featmap'
+        return self.trunk.pool(tokens) if is_average else self.trunk.attention_pool(tokens)
 
 
 def _crop(x: Tensor, stride: tuple[int, int], image: Tensor) -> Tensor:
@@ -175,9 +185,10 @@ def _check_out_type(out_type: str | None, trunk: Trunk) -> str:
     if out_type is not None and out_type not in OUT_TYPES:
         raise UserError(f'backbone.out_type {out_type!r} is unknown: use one of {OUT_TYPES}')
     if out_type is not None and out_type not in trunk.out_types:
-        raise UserError(
-            f'backbone.out_type {out_type!r}: {trunk.out_type_note}; use one of {trunk.out_types}'
-        )
+        reason = trunk.out_type_note
+        if out_type == 'attn_pool':
+            reason = 'it takes a trunk with attention pooling that is kept (trunk.attn_pool=True)'
+        raise UserError(f'backbone.out_type {out_type!r}: {reason}; use one of {trunk.out_types}')
     return out_type or trunk.out_types[0]
 
 

@@ -36,8 +36,9 @@ class TunedBackbone(BaseModule):
         tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``, or a list of several that do
             not stand at the same place; see `CombinedTuner`. A list of one is that one.
         out_type: What a tuner without maps of its own gives, as in mmpretrain's ViT:
-            ``cls_token``, ``avg_featmap``, ``featmap`` or ``raw``; the default is the first
-            that the trunk has. HST always gives its maps.
+            ``cls_token``, ``avg_featmap``, ``featmap`` or ``raw``, and ``attn_pool`` for the
+            pre-trained pooling of a trunk that keeps it; the default is the first that the
+            trunk has. HST always gives its maps.
         out_indices: Which maps (HST: default all four, at strides 4, 8, 16, 32), blocks (ViT)
             or stages (Swin; default the last) to return, in order; negative ones count from
             the end. A single number is a sequence of one.

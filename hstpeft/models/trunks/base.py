@@ -109,19 +109,22 @@ class Trunk(NamedLayers, nn.Module, ABC):
             tokens: From `embed`.
             places: Acts at the places of every block.
             tap_indices: Outputs that are wanted: blocks (ViT) or stages (Swin).
-            grid: (h, w) from `embed`; a ViT with windows needs it.
+            grid: (h, w) from `embed`; windows and rotary positions need it.
 
         Returns:
             Each tapped output, with whatever tokens the places added.
         """
 
     @abstractmethod
-    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
+    def stop_after(
+        self, output: int, pools: bool, attn_pools: bool = False, norms: bool = True
+    ) -> None:
         """Count no block behind an output: it does not run, so nothing is to be built for it.
 
         Args:
             output: The last one that is wanted.
             pools: Whether outputs are averaged by `pool`.
+            attn_pools: Whether they are pooled by `attention_pool`.
             norms: Whether the output of the last block gets its `final_norm`.
         """
 
@@ -132,6 +135,13 @@ class Trunk(NamedLayers, nn.Module, ABC):
     @abstractmethod
     def pool(self, tokens: Tensor) -> Tensor:
         """Average the tokens of an output, but for the prefix tokens; returns (B, C)."""
+
+    def attention_pool(self, tokens: Tensor) -> Tensor:
+        """Pool the tokens of an output as the trunk was pre-trained to; returns (B, C).
+
+        Only of a trunk that has ``attn_pool`` among its `out_types`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:

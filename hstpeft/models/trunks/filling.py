@@ -11,24 +11,31 @@ from torch import Tensor, nn
 
 from hstpeft.delta import list_differences
 from hstpeft.errors import UserError
+from hstpeft.models.trunks.qkv_biases import join_pairs, split_biases
 
 
 def fill_vit(vit: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Copy weights into a timm ViT; each tensor must be used and each of the model's be filled.
+    """Copy weights into a ViT of timm; each tensor must be used and each of the model's be filled.
 
     The position embedding keeps the size of the file, whatever the model was built for.
 
+    Args:
+        vit: timm's model, the biases of its attention joined.
+        tensors: By the names of timm's files.
+
     Returns:
-        The grid (h, w) of the position embedding.
+        The grid (h, w) of the position embedding; without one, that the model was built for.
 
     Raises:
         UserError: Lists what is missing, left over or of another shape.
     """
-    _check_fit(vit.state_dict(), tensors, resampled=('pos_embed',))
-    num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
-    vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
-    vit.load_state_dict(dict(tensors))
+    _check_fit(split_biases(vit.blocks, vit.state_dict()), tensors, resampled=('pos_embed',))
+    grid = tuple(vit.patch_embed.grid_size)
+    if vit.pos_embed is not None:
+        num_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        grid = _position_grid(tensors['pos_embed'], vit, num_prefix)
+        vit.pos_embed = nn.Parameter(torch.empty(tensors['pos_embed'].shape))
+    vit.load_state_dict(join_pairs(vit.blocks, tensors))
     return grid
 
 

@@ -1,4 +1,4 @@
-"""What trunks share whose blocks are one stage: ViT and HVT.
+"""What trunks share whose blocks are one stage: ViT, Eva and HVT.
 
 Shapes: B batch, L tokens, C trunk width.
 """
@@ -18,16 +18,18 @@ VIT_BIASES = MappingProxyType(
 
 
 class OneStageTrunk(Trunk):
-    """A trunk around a timm ViT, whose blocks have one width; each block is an output.
+    """A trunk around a ViT of timm, whose blocks have one width; each block is an output.
 
     Attributes:
         vit: timm's model.
         pools: Whether outputs are averaged by `pool`.
+        attn_pools: Whether outputs are pooled by `attention_pool`.
         norms: Whether the output of the last block gets its `final_norm`.
     """
 
     vit: nn.Module
     pools: bool = True
+    attn_pools: bool = True
     norms: bool = True
 
     @property
@@ -35,16 +37,23 @@ class OneStageTrunk(Trunk):
         """timm's model."""
         return self.vit
 
-    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
-        """Count no block behind block ``output``, and the norm behind `pool` only if it pools."""
-        self.num_layers, self.pools, self.norms = output + 1, pools, norms
+    def stop_after(
+        self, output: int, pools: bool, attn_pools: bool = False, norms: bool = True
+    ) -> None:
+        """Count no block behind block ``output``, and what pools only if it does."""
+        self.num_layers, self.norms = output + 1, norms
+        self.pools, self.attn_pools = pools, attn_pools
         self.stage_depths = (self.num_layers,)
 
     def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, and the norms behind them that do not."""
-        blocks = list(self.vit.blocks[self.num_layers :])
-        final = [self.vit.norm] if blocks or not self.norms else []
-        return [*blocks, *final, *([] if self.pools else [self.vit.fc_norm])]
+        """Return the blocks, the final norm and what pools, as far as they do not run."""
+        blocks, vit = list(self.vit.blocks[self.num_layers :]), self.vit
+        idle = [*blocks, *([vit.norm] if blocks or not self.norms else [])]
+        if not (self.pools or self.attn_pools):
+            idle.append(vit.fc_norm)
+        if vit.attn_pool is not None and not self.attn_pools:
+            idle.append(vit.attn_pool)
+        return idle
 
     def final_norm(self, tokens: Tensor) -> Tensor:
         """Apply the norm behind the last block to tokens (..., C)."""

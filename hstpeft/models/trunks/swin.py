@@ -141,7 +141,9 @@ class SwinTrunk(Trunk):
         """Return the grid of stage ``index``: an uneven side counts its rest as a cell."""
         return tuple(-(-side // 2**index) for side in grid)
 
-    def stop_after(self, output: int, pools: bool, norms: bool = True) -> None:
+    def stop_after(
+        self, output: int, pools: bool, attn_pools: bool = False, norms: bool = True
+    ) -> None:
         """Count no block behind stage ``output``."""
         self.norms = norms
         self.stage_depths = self.stage_depths[: output + 1]

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
-from timm.layers import PatchEmbed
 from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError, nearest
@@ -50,26 +48,7 @@ def mean_std(
     return tuple(known.mean), tuple(known.std)
 
 
-def create_vit(arch: str, options: dict[str, Any]) -> VisionTransformer:
-    """Build a timm ViT without weights and refuse by name what the block loop cannot drive.
-
-    Raises:
-        UserError: ``arch`` is unknown or of another family, or an option is not one of its.
-    """
-    check_arch(arch, options, _plain_vits(), VisionTransformer)
-    vit = create_model(arch, options) if arch in _plain_vits() else None
-    if vit is not None and 'img_size' in options:
-        _check_img_size(options['img_size'], vit)
-    reason = 'it is no plain ViT' if vit is None else _unsupported(vit)
-    if reason:
-        raise UserError(
-            f'trunk.arch {arch!r} is not supported ({reason}): use a plain ViT of timm such as '
-            'vit_base_patch16_224, deit_small_patch16_224 or vit_base_patch14_dinov2'
-        )
-    return vit
-
-
-def _check_img_size(size: int | Sequence[int], vit: nn.Module) -> None:
+def check_img_size(size: int | Sequence[int], vit: nn.Module) -> None:
     """Refuse an image size that is not made of whole patches: its grid is that of the weights."""
     patch = vit.patch_embed.patch_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -78,29 +57,6 @@ def _check_img_size(size: int | Sequence[int], vit: nn.Module) -> None:
             f'trunk.arch_options img_size {size} is not made of whole patches of {patch[0]} x '
             f'{patch[1]} pixels: set multiples of them, one number or (H, W)'
         )
-
-
-def _plain_vits() -> list[str]:
-    """Names of timm's models that come from the file of the plain ViTs, and DeiT's."""
-    return [*timm.list_models(module='vision_transformer'), *timm.list_models(module='deit')]
-
-
-def _unsupported(vit: nn.Module) -> str:
-    """Say what the block loop does not know about this model; empty if it knows all."""
-    if type(vit) is not VisionTransformer:
-        return f'it is a {type(vit).__name__}'
-    blocks = {type(block).__name__ for block in vit.blocks if type(block) is not Block}
-    if blocks:
-        return f'its blocks are {", ".join(blocks)}'
-    if type(vit.patch_embed) is not PatchEmbed:
-        return f'its patch embedding is {type(vit.patch_embed).__name__}'
-    if vit.blocks[0].attn.gate is not None:
-        return 'its attention is gated'
-    if vit.pos_embed is None:
-        return 'it has no absolute position embedding'
-    if vit.attn_pool is not None or not isinstance(vit.patch_drop, nn.Identity):
-        return 'it has attention pooling or patch dropout'
-    return ''
 
 
 def create_swin(arch: str, options: dict[str, Any]) -> SwinTransformer:

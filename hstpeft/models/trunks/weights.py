@@ -5,7 +5,7 @@ Shapes: C trunk width, K heads, D width of a head.
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,20 +21,23 @@ from hstpeft.models.trunks.hub import check_trunk, download_weights
 FILE_TYPES = ('.npz', '.pth', '.pt', '.bin', '.safetensors')
 DROPPED = (
     'head', 'head_dist', 'pre_logits', 'mask_token', 'decoder_embed', 'decoder_pos_embed',
-    'decoder_blocks', 'decoder_norm', 'decoder_pred',
+    'decoder_blocks', 'decoder_norm', 'decoder_pred', 'attn_pool',
 )  # fmt: skip
-"""First parts of the names that a trunk knowingly leaves out: classifiers and MAE's decoder."""
+"""First parts of the names that a trunk knowingly leaves out: classifiers, MAE's decoder, pooling."""
 
 
-def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Tensor]:
+def read_weights(
+    source: str | Mapping[str, Tensor], arch: str, kept: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Read trunk weights from a file, a timm tag or a dict.
 
     Args:
         source: A file of one of `FILE_TYPES`, a tag of ``arch`` in timm, or tensors by timm name.
         arch: timm model that a tag belongs to.
+        kept: First parts of names that this trunk does not leave out, of `DROPPED`.
 
     Returns:
-        Tensors by timm name, classifier and decoder left out.
+        Tensors by timm name, without what is `DROPPED`.
 
     Raises:
         UserError: The file is missing or damaged, the tag unknown, or nothing could be downloaded.
@@ -46,12 +49,13 @@ def read_weights(source: str | Mapping[str, Tensor], arch: str) -> dict[str, Ten
     else:
         raw = download_weights(arch, str(source), FILE_TYPES)
         check_trunk(arch, str(source), _without_head(raw))
-    kept = _without_head(raw)
-    return _from_official_swin(kept) if 'layers.0.downsample.norm.weight' in kept else kept
+    tensors = _without_head(raw, kept)
+    return _from_official_swin(tensors) if 'layers.0.downsample.norm.weight' in tensors else tensors
 
 
-def _without_head(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value for key, value in raw.items() if key.split('.')[0] not in DROPPED}
+def _without_head(raw: Mapping[str, Tensor], kept: Collection[str] = ()) -> dict[str, Tensor]:
+    dropped = {*DROPPED}.difference(kept)
+    return {key: value for key, value in raw.items() if key.split('.')[0] not in dropped}
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

@@ -4,15 +4,46 @@ Shapes: B batch, K heads, D width of a head, h w grid, N = h * w patches, E toke
 patches, L = N + E, n windows, S patches of a window.
 """
 
+from collections.abc import Sequence
+
 import torch
-from timm.layers import Attention
 from torch import Tensor
 
-from hstpeft.models.trunks.blocks import mix
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.blocks import AnyAttention, mix
+
+
+def windowed_blocks(
+    window_size: int, global_attn_indices: Sequence[int], depth: int
+) -> tuple[int, ...]:
+    """Return the blocks that have windows.
+
+    Args:
+        window_size: Patches a side; 0 = no windows.
+        global_attn_indices: Blocks without.
+        depth: Number of blocks.
+
+    Raises:
+        UserError: A value is out of range, or has no effect.
+    """
+    if window_size < 0:
+        raise UserError(f'trunk.window_size {window_size} must be 0 (no windows) or more')
+    given = tuple(global_attn_indices)
+    if given and not window_size:
+        raise UserError(
+            f'trunk.global_attn_indices {given} have no effect: every block is global unless '
+            'trunk.window_size (e.g. 14) is given'
+        )
+    if given and not 0 <= min(given) <= max(given) < depth:
+        raise UserError(
+            f'trunk.global_attn_indices {given} are out of range: the trunk has {depth} blocks, '
+            f'0 to {depth - 1}'
+        )
+    return tuple(i for i in range(depth) if i not in given) if window_size else ()
 
 
 def mix_in_windows(
-    attn: Attention,
+    attn: AnyAttention,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -64,7 +95,7 @@ def mix_in_windows(
 
 
 def _mix_region(
-    attn: Attention, region: tuple[Tensor, ...], others: list[Tensor], window_size: int
+    attn: AnyAttention, region: tuple[Tensor, ...], others: list[Tensor], window_size: int
 ) -> Tensor:
     """Mix in a region of equal windows; ``region``: q, k, v (B, K, h, w, D) of its patches."""
     height, width = region[0].shape[2:4]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hstpeft.errors import UserError
 from hstpeft.models.trunks import CAPABILITIES, Places, Trunk
+from hstpeft.registry import MODELS
 
 
 class Tuner(Places, nn.Module, ABC):
@@ -167,6 +168,6 @@ def check_needs(tuner: Tuner, trunk: Trunk, needs: Collection[str], remedy: str 
 
 def _trunks_with(needs: Collection[str]) -> str:
     """Name the trunks that have some capabilities."""
-    kinds = [kind for kind in Trunk.__subclasses__() for kind in (kind, *kind.__subclasses__())]
-    named = [k for k in kinds if set(needs) <= getattr(k, 'capabilities', frozenset())]
+    kinds = [kind for kind in MODELS.module_dict.values() if issubclass(kind, Trunk)]
+    named = [kind for kind in kinds if set(needs) <= kind.capabilities]
     return ' or '.join(f'hstpeft.{kind.__name__}' for kind in named) or 'another trunk'

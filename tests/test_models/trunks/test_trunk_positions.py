@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import hstpeft.models.trunks.vit as vit_module
+import hstpeft.models.trunks.sequence as sequence_module
 from hstpeft.delta import fingerprint
 from hstpeft.models import ViTTrunk
 from hstpeft.models.tuners import FrozenTuner
@@ -102,13 +102,13 @@ def test_tokens_of_every_plain_vit_equal_those_of_timm(options, size):
 @pytest.fixture
 def calls(monkeypatch):
     """Count how often the position embedding is resampled."""
-    seen, original = [], vit_module.resample_abs_pos_embed
+    seen, original = [], sequence_module.resample_abs_pos_embed
 
     def counted(*args, **kwargs):
         seen.append(args[1])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(vit_module, 'resample_abs_pos_embed', counted)
+    monkeypatch.setattr(sequence_module, 'resample_abs_pos_embed', counted)
     return seen
 
 

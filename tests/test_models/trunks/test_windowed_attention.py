@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import hstpeft.models.trunks.vit as vit_module
+import hstpeft.models.trunks.sequence as sequence_module
 from hstpeft.errors import UserError
 from hstpeft.models import ViTTrunk
 from tests.support.models import (
@@ -85,7 +85,7 @@ def test_windows_equal_dense_attention_with_a_mask(tuner, size, monkeypatch):
     image = images(2, 3, *size).double()
     backbone = windowed(tuner, window_size=3, global_attn_indices=(1,))
     got = results(backbone, image)
-    monkeypatch.setattr(vit_module, 'mix_in_windows', masked)
+    monkeypatch.setattr(sequence_module, 'mix_in_windows', masked)
     assert_equal(got, results(backbone, image))
     # The last block is windowed, so it matters which blocks are.
     different = results(windowed(tuner), image)
@@ -98,7 +98,7 @@ def test_registers_and_a_missing_class_token_are_counted(options, monkeypatch):
     full = dict(type='hstpeft.FullTuner')
     backbone = windowed(full, trunk, window_size=2)
     got = results(backbone, images(2, 3, 40, 24).double())
-    monkeypatch.setattr(vit_module, 'mix_in_windows', masked)
+    monkeypatch.setattr(sequence_module, 'mix_in_windows', masked)
     assert_equal(got, results(backbone, images(2, 3, 40, 24).double()))
 
 

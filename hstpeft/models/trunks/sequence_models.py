@@ -1,0 +1,147 @@
+"""Building timm's plain vision transformers, or saying which trunk or arch to take instead."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Attention, AttentionRope, PatchEmbed
+from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from hstpeft.errors import UserError
+from hstpeft.models.trunks.rope import KNOWN
+from hstpeft.models.trunks.timm_models import check_arch, check_img_size, create_model
+
+_TRUNKS = {
+    'vision_transformer': 'ViTTrunk',
+    'deit': 'ViTTrunk',
+    'eva': 'EvaTrunk',
+    'swin_transformer': 'SwinTrunk',
+}
+"""By the file of timm that builds an arch, the trunk that drives it."""
+_INSTEAD = {
+    'beit': 'an EvaTrunk such as eva02_base_patch14_224, or a ViTTrunk such as beit3_base_patch16_224',
+    'vision_transformer_sam': 'a ViTTrunk such as vit_base_patch16_224 with window_size=14',
+    'hiera': 'a SwinTrunk such as swin_base_patch4_window7_224',
+    'hieradet_sam2': 'a SwinTrunk such as swin_base_patch4_window7_224',
+    'naflexvit': 'a ViTTrunk such as vit_base_patch16_siglip_256, which takes images of any size',
+}
+"""By the file of timm that builds an arch which no trunk drives, what is nearest to it."""
+_PLAIN = {
+    'ViTTrunk': 'a plain ViT of timm such as vit_base_patch16_224, deit_small_patch16_224 or '
+    'vit_base_patch14_dinov2',
+    'EvaTrunk': 'an arch such as vit_base_patch16_dinov3, eva02_base_patch14_224 or '
+    'vit_pe_core_base_patch16_224',
+}
+
+
+def create_vit(arch: str, options: dict[str, Any], attn_pool: bool) -> VisionTransformer:
+    """Build a timm ViT without weights and refuse by name what the block loop cannot drive.
+
+    Args:
+        arch: timm model.
+        options: Passed to timm.
+        attn_pool: Whether its attention pooling is kept.
+
+    Raises:
+        UserError: ``arch`` is unknown or of another family, or an option is not one of its.
+    """
+    _check_family(arch, 'ViTTrunk')
+    check_arch(arch, options, _family('ViTTrunk'), VisionTransformer)
+    vit = create_model(arch, options)
+    _check_driven(arch, vit, _unknown_to_vit(vit), 'ViTTrunk')
+    return _finish(vit, arch, options, attn_pool)
+
+
+def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
+    """Build a model of timm's class Eva without weights; see `create_vit`."""
+    _check_family(arch, 'EvaTrunk')
+    check_arch(arch, options, _family('EvaTrunk'), Eva)
+    with torch.device('meta'):  # some take minutes to draw
+        sketch = create_model(arch, options)
+    _check_driven(arch, sketch, _unknown_to_eva(sketch), 'EvaTrunk')
+    return _finish(create_model(arch, options), arch, options, attn_pool)
+
+
+def _family(trunk: str) -> list[str]:
+    """Names of timm's models that a trunk is for."""
+    files = [file for file, driver in _TRUNKS.items() if driver == trunk]
+    return [arch for file in files for arch in timm.list_models(module=file)]
+
+
+def _check_family(arch: str, trunk: str) -> None:
+    """Refuse an arch of another trunk or of none, by naming what to take."""
+    if not timm.is_model(arch) or arch in _family(trunk):
+        return
+    name, _, tag = arch.partition('.')
+    if tag:
+        raise UserError(f'trunk.arch {arch!r} has a tag: set arch={name!r} and weights={tag!r}')
+    file = timm.models.model_entrypoint(arch).__module__.rpartition('.')[2]
+    if file in _TRUNKS:
+        raise UserError(
+            f'trunk.arch {arch!r} is not supported by {trunk} (timm builds it in its {file}.py): '
+            f"set trunk.type='hstpeft.{_TRUNKS[file]}'"
+        )
+    instead = _INSTEAD.get(file, _PLAIN[trunk])
+    raise UserError(
+        f'trunk.arch {arch!r} is not supported (timm builds it in its {file}.py, which no trunk '
+        f'drives): use {instead}'
+    )
+
+
+def _check_driven(arch: str, vit: nn.Module, reason: str, trunk: str) -> None:
+    if reason:
+        raise UserError(f'trunk.arch {arch!r} is not supported ({reason}): use {_PLAIN[trunk]}')
+
+
+def _finish(
+    vit: nn.Module, arch: str, options: Mapping[str, Any], attn_pool: bool
+) -> VisionTransformer | Eva:
+    """Check the image size, and take the attention pooling out unless it is wanted."""
+    if 'img_size' in options:
+        check_img_size(options['img_size'], vit)
+    if attn_pool and vit.attn_pool is None:
+        raise UserError(
+            f'trunk.attn_pool True does not apply: {arch} has no attention pooling with these '
+            'arch_options; leave it out'
+        )
+    if not attn_pool:
+        vit.attn_pool = None
+    return vit
+
+
+def _unknown_to_vit(vit: nn.Module) -> str:
+    """Say what the block loop does not know about a ViT; empty if it knows all."""
+    if type(vit) is not VisionTransformer:
+        return f'it is a {type(vit).__name__}'
+    if not isinstance(vit.patch_drop, nn.Identity):
+        return 'it has patch dropout'
+    return _unknown_parts(vit, Block, (Attention,))
+
+
+def _unknown_to_eva(vit: nn.Module) -> str:
+    """Say what the block loop does not know about a model of class Eva."""
+    if type(vit) is not Eva:
+        return f'it is a {type(vit).__name__}'
+    if vit.patch_drop is not None:
+        return 'it has patch dropout'
+    if vit.rope is not None and type(vit.rope) not in KNOWN:
+        return f'its rotary positions are {type(vit.rope).__name__}'
+    return _unknown_parts(vit, EvaBlock, (EvaAttention, AttentionRope))
+
+
+def _unknown_parts(vit: nn.Module, block: type, attentions: tuple[type, ...]) -> str:
+    """Say what is unknown about the parts of a model."""
+    if type(vit.patch_embed) is not PatchEmbed:
+        return f'its patch embedding is {type(vit.patch_embed).__name__}'
+    blocks = {type(b).__name__ for b in vit.blocks if type(b) is not block}
+    if blocks:
+        return f'its blocks are {", ".join(blocks)}'
+    others = {type(b.attn).__name__ for b in vit.blocks if type(b.attn) not in attentions}
+    if others:
+        return f'its attention is {", ".join(others)}'
+    if any(b.attn.gate is not None for b in vit.blocks):
+        return 'its attention is gated'
+    return ''
