@@ -1,13 +1,13 @@
 """Measure what a method costs against its literal form, the bare trunk and the floor.
 
-    python tools/benchmark.py [--system hst|arc|sa2vp|hma] [--batch 8] [--threads 2] [--out FILE.json]
+    python tools/benchmark.py [--system hst|arc|sa2vp|hma|tuners] [--batch 8] [--threads 2] [--out FILE.json]
 
 All forms run interleaved in one process, with random weights and images; medians are reported, and
-ratios to the literal form (hstpeft/oracle/literal: the equations as written, explicit softmax
+ratios to the first, the literal form (hstpeft/oracle/literal: the equations as written, explicit softmax
 attention). Saved activations are the bytes that autograd keeps between forward and backward, each
 storage counted once, parameters not counted. A MB is 10^6 bytes.
 
-Forms:
+`--system tuners` has every tuner part instead, and ratios to full fine-tuning. Forms of the others:
     literal         the literal form
     hstpeft, MKL    ours with torch's own Linears in the trunk: only the cheaper algebra
     hstpeft         ours
@@ -92,10 +92,11 @@ def measure(forms: Forms, repeats: int, warmup: int) -> dict:
     """Time all forms interleaved.
 
     Returns:
-        Form -> ``inference_s``, ``step_s`` (lists of seconds) and ``saved_bytes``.
+        Form -> ``inference_s``, ``step_s`` (lists of seconds), ``saved_bytes``, and its facts.
     """
     models, image = forms.models, forms.inputs
-    results = {name: {'inference_s': [], 'step_s': [], 'saved_bytes': 0} for name in models}
+    empty = {name: {'inference_s': [], 'step_s': [], 'saved_bytes': 0} for name in models}
+    results = {name: {**own, **forms.facts.get(name, {})} for name, own in empty.items()}
     optimizers = {
         name: torch.optim.AdamW(free)
         for name, model in models.items()
@@ -122,9 +123,9 @@ def measure(forms: Forms, repeats: int, warmup: int) -> dict:
 
 
 def show(results: dict, console: Console) -> None:
-    """Print medians and ratios to the literal form."""
+    """Print medians and ratios to the first form."""
     table = Table('form', 'inference s', 'x', 'training step s', 'x', 'saved MB', 'x')
-    base = {key: _middle(results['literal'][key]) for key in results['literal']}
+    base = {key: _middle(value) for key, value in next(iter(results.values())).items()}
     for name, values in results.items():
         cells = []
         for key, scale in (('inference_s', 1), ('step_s', 1), ('saved_bytes', 1e-6)):
@@ -141,7 +142,7 @@ def _middle(values: list[float] | int) -> float:
 def main(arguments: list[str] | None = None) -> None:
     """Measure one system and print the table."""
     parser = argparse.ArgumentParser(description='Cost of a method against its literal form.')
-    parser.add_argument('--system', choices=SYSTEMS, default='hst')
+    parser.add_argument('--system', choices=(*SYSTEMS, 'tuners'), default='hst')
     parser.add_argument('--arch', default='vit_base_patch16_224', help='timm model of the trunk')
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')

@@ -121,8 +121,11 @@ def prepare(cfg: Config, options: argparse.Namespace) -> None:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     visualizer = cfg.get('visualizer')
     backends = visualizer.get('vis_backends') if isinstance(visualizer, dict) else None
-    if backends is not None and importlib.util.find_spec('tensorboard'):
-        backends.append(dict(type='TensorboardVisBackend'))
+    board = dict(type='TensorboardVisBackend')
+    # The config that a run has written down has it already.
+    known = backends is None or any(backend.get('type') == board['type'] for backend in backends)
+    if not known and importlib.util.find_spec('tensorboard'):
+        backends.append(board)
 
 
 @lost_process_explained()

@@ -18,7 +18,7 @@ from hstpeft.datasets.drawn.dense_folders import write_coco_folder, write_segmen
 from hstpeft.datasets.drawn.elements import SHAPES
 from tests.support import tiny
 from tests.support.arc_pair import SWIN_ARCH
-from tests.support.models import ARCH, draw, vit_weights
+from tests.support.models import ARCH, draw
 
 # Wide and tall in turn; a side of neither is a multiple of 32, nor of a patch.
 SIZE, TALL_SIZE = (50, 77), (90, 58)
@@ -26,6 +26,7 @@ MAX_SIDES, CROP = (100, 70), (48, 64)
 NUM_CLASSES = {'mmseg': 1 + len(SHAPES), 'mmdet': len(SHAPES)}
 ITERS, KEPT = 3, 2
 WIDTH = 32
+EVA_ARCH = 'vit_small_patch16_dinov3'
 VIT = dict(embed_dim=32, depth=4, num_heads=2, img_size=64, patch_size=16)
 SWIN = dict(
     embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 4), window_size=2, img_size=64,
@@ -55,6 +56,22 @@ TASKS = {
 }
 # Maps of four strides (HST, Swin), and one map or one per level of a plain ViT.
 SYSTEMS = ('hst', 'arc', 'lora', 'arc-swin')
+# A segmentation and a detection task on every trunk that each of these is defined for.
+FURTHER_TASKS = ('semantic-fpn', 'atss')
+FURTHER_SYSTEMS = (
+    'hst-eva', 'lora-eva', 'lora-swin', 'mona', 'mona-eva', 'mona-swin', 'adaptformer',
+    'adaptformer-eva', 'adaptformer-swin',
+)  # fmt: skip
+TRUNKS = {
+    'vit': ('hstpeft.ViTTrunk', ARCH, VIT),
+    'eva': ('hstpeft.EvaTrunk', EVA_ARCH, VIT),
+    'swin': ('hstpeft.SwinTrunk', SWIN_ARCH, SWIN),
+}
+# What makes each base tuner small.
+_TINY = {
+    'hstpeft.HSTTuner': dict(side_dims=SIDE_DIMS, side_heads=[2, 2, 4, 4]),
+    'hstpeft.LoRATuner': dict(rank=2),
+}
 
 _LEAF = """
 _base_ = [
@@ -92,13 +109,9 @@ def data_root(host: str, folder: Path) -> Path:
 @functools.cache
 def weights(trunk: str, folder: Path) -> Path:
     """Write the drawn weights of a trunk once."""
-    path = folder / f'{trunk}.safetensors'
-    if trunk == 'vit':
-        tensors = vit_weights(**VIT)
-    else:
-        swin = timm.create_model(SWIN_ARCH, num_classes=0, **SWIN)
-        tensors = draw({key: value.shape for key, value in swin.state_dict().items()})
-    save_file(tensors, path)
+    path, (_, arch, options) = folder / f'{trunk}.safetensors', TRUNKS[trunk]
+    net = timm.create_model(arch, num_classes=0, **options)
+    save_file(draw({key: value.shape for key, value in net.state_dict().items()}), path)
     return path
 
 
@@ -109,7 +122,7 @@ def write_leaf(
 
     Args:
         task: A key of `TASKS`.
-        system: One of `SYSTEMS`.
+        system: One of `SYSTEMS` or `FURTHER_SYSTEMS`.
         folder: For the leaf.
         shared: For data and weights, which all leaves share.
         norm_cfg: Instead of the synchronised BatchNorm of a segmentation head.
@@ -153,19 +166,16 @@ def write_leaf(
 
 def _backbone(tuner: dict, trunk: str, shared: Path) -> dict:
     """Make a backbone of four maps, of one map, or of one per level, from a base tuner."""
-    arch, arch_options = (ARCH, VIT) if trunk == 'vit' else (SWIN_ARCH, SWIN)
-    kind = 'ViTTrunk' if trunk == 'vit' else 'SwinTrunk'
+    kind, arch, arch_options = TRUNKS[trunk]
     source = dict(arch=arch, arch_options=arch_options, weights=str(weights(trunk, shared)))
-    backbone = dict(type='hstpeft.TunedBackbone', trunk=dict(type=f'hstpeft.{kind}', **source))
+    tiny_tuner = dict(tuner, **_TINY.get(tuner['type'], dict(adapter_dims=4)))
+    backbone = dict(type='hstpeft.TunedBackbone', trunk=dict(type=kind, **source), tuner=tiny_tuner)
     if tuner['type'] == 'hstpeft.HSTTuner':
-        return dict(backbone, tuner=dict(tuner, side_dims=SIDE_DIMS, side_heads=[2, 2, 4, 4]))
+        return backbone
+    if tuner['type'] == 'hstpeft.ARCTuner' and trunk != 'swin':
+        return dict(backbone, out_type='featmap')
     every = dict(out_type='featmap', out_indices=[0, 1, 2, 3])
-    if tuner['type'] == 'hstpeft.LoRATuner':
-        return dict(backbone, tuner=dict(tuner, rank=2), **every)
-    backbone['tuner'] = dict(tuner, adapter_dims=4)
-    if trunk == 'swin':
-        return dict(backbone, out_norm=True, **every)
-    return dict(backbone, out_type='featmap')
+    return dict(backbone, **every, out_norm=trunk == 'swin')
 
 
 def _connect(model: dict, task: str, backbone: dict) -> None:

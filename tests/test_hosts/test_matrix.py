@@ -24,7 +24,10 @@ pytestmark = pytest.mark.host
 FAST = (('semantic-fpn', 'hst'), ('atss', 'hst'))
 CASES = [
     pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST))
-    for case in itertools.product(dense_hosts.TASKS, dense_hosts.SYSTEMS)
+    for case in (
+        *itertools.product(dense_hosts.TASKS, dense_hosts.SYSTEMS),
+        *itertools.product(dense_hosts.FURTHER_TASKS, dense_hosts.FURTHER_SYSTEMS),
+    )
 ]
 
 

@@ -1,6 +1,6 @@
 """Forms of a model that a benchmark compares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import timm
@@ -30,11 +30,13 @@ class Forms(NamedTuple):
         models: By form; the first is the literal one.
         inputs: One batch.
         inference_only: Forms of which no training step is taken.
+        facts: By form, what else is to be written down.
     """
 
     models: dict[str, nn.Module]
     inputs: Tensor
     inference_only: tuple[str, ...] = ()
+    facts: Mapping[str, dict[str, Any]] = {}
 
 
 class TrunkOnly(nn.Module):
