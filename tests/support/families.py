@@ -15,8 +15,11 @@ SWIN = dict(
     window_size=4,
 )  # fmt: skip
 HVT = dict(embed_dim=32, depth=4, num_heads=2, img_size=32, patch_size=8)
+EVA_ARCH = 'vit_small_patch16_dinov3'
+EVA = dict(embed_dim=32, depth=4, num_heads=2, img_size=32, patch_size=8)
 TRUNKS = {
     'vit': dict(type='hstpeft.ViTTrunk', arch=ARCH, arch_options={**VIT, 'weight_init': ''}),
+    'eva': dict(type='hstpeft.EvaTrunk', arch=EVA_ARCH, arch_options=EVA),
     'swin': dict(type='hstpeft.SwinTrunk', arch=SWIN_ARCH, arch_options=SWIN),
     'hvt': dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1', arch_options=HVT, pool_width=2),
 }
@@ -27,8 +30,8 @@ FROZEN = dict(type='hstpeft.FrozenTuner')
 @functools.cache
 def weights(family: str, seed: int = 3) -> dict[str, Tensor]:
     """Draw the weights of a trunk: by timm's names, non-trivial everywhere."""
-    net = MODELS.build(dict(TRUNKS[family])).net
-    return draw({name: value.shape for name, value in net.state_dict().items()}, seed)
+    trunk = MODELS.build(dict(TRUNKS[family]))
+    return draw({name: value.shape for name, value in trunk.timm_tensors().items()}, seed)
 
 
 def trunk_config(family: str, **options: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import timm
 import torch
 from timm.layers import Attention, AttentionRope, PatchEmbed
 from timm.models.eva import Eva, EvaAttention, EvaBlock
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -15,12 +16,12 @@ from hstpeft.models.trunks.rope import KNOWN
 from hstpeft.models.trunks.timm_models import check_arch, check_img_size, create_model
 
 _TRUNKS = {
-    'vision_transformer': 'ViTTrunk',
-    'deit': 'ViTTrunk',
-    'eva': 'EvaTrunk',
-    'swin_transformer': 'SwinTrunk',
+    'vision_transformer': ('ViTTrunk', VisionTransformer),
+    'deit': ('ViTTrunk', VisionTransformer),
+    'eva': ('EvaTrunk', Eva),
+    'swin_transformer': ('SwinTrunk', SwinTransformer),
 }
-"""By the file of timm that builds an arch, the trunk that drives it."""
+"""By the file of timm that builds an arch, the trunk that drives it, and timm's class."""
 _INSTEAD = {
     'beit': 'an EvaTrunk such as eva02_base_patch14_224, or a ViTTrunk such as beit3_base_patch16_224',
     'vision_transformer_sam': 'a ViTTrunk such as vit_base_patch16_224 with window_size=14',
@@ -52,7 +53,8 @@ def create_vit(arch: str, options: dict[str, Any], attn_pool: bool) -> VisionTra
     check_arch(arch, options, _family('ViTTrunk'), VisionTransformer)
     vit = create_model(arch, options)
     _check_driven(arch, vit, _unknown_to_vit(vit), 'ViTTrunk')
-    return _finish(vit, arch, options, attn_pool)
+    _check_options(vit, arch, options, attn_pool)
+    return _without_pooling(vit, attn_pool)
 
 
 def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
@@ -62,12 +64,13 @@ def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
     with torch.device('meta'):  # some take minutes to draw
         sketch = create_model(arch, options)
     _check_driven(arch, sketch, _unknown_to_eva(sketch), 'EvaTrunk')
-    return _finish(create_model(arch, options), arch, options, attn_pool)
+    _check_options(sketch, arch, options, attn_pool)
+    return _without_pooling(create_model(arch, options), attn_pool)
 
 
 def _family(trunk: str) -> list[str]:
     """Names of timm's models that a trunk is for."""
-    files = [file for file, driver in _TRUNKS.items() if driver == trunk]
+    files = [file for file, (driver, _) in _TRUNKS.items() if driver == trunk]
     return [arch for file in files for arch in timm.list_models(module=file)]
 
 
@@ -80,14 +83,15 @@ def _check_family(arch: str, trunk: str) -> None:
         raise UserError(f'trunk.arch {arch!r} has a tag: set arch={name!r} and weights={tag!r}')
     file = timm.models.model_entrypoint(arch).__module__.rpartition('.')[2]
     if file in _TRUNKS:
+        driver, kind = _TRUNKS[file]
         raise UserError(
-            f'trunk.arch {arch!r} is not supported by {trunk} (timm builds it in its {file}.py): '
-            f"set trunk.type='hstpeft.{_TRUNKS[file]}'"
+            f'trunk.arch {arch!r} is not supported by {trunk} (whatever its name, its class in timm '
+            f"is {kind.__name__}): set trunk.type='hstpeft.{driver}'"
         )
     instead = _INSTEAD.get(file, _PLAIN[trunk])
     raise UserError(
-        f'trunk.arch {arch!r} is not supported (timm builds it in its {file}.py, which no trunk '
-        f'drives): use {instead}'
+        f'trunk.arch {arch!r} is not supported (no trunk drives what timm builds in {file}.py): '
+        f'use {instead}'
     )
 
 
@@ -96,10 +100,12 @@ def _check_driven(arch: str, vit: nn.Module, reason: str, trunk: str) -> None:
         raise UserError(f'trunk.arch {arch!r} is not supported ({reason}): use {_PLAIN[trunk]}')
 
 
-def _finish(
-    vit: nn.Module, arch: str, options: Mapping[str, Any], attn_pool: bool
-) -> VisionTransformer | Eva:
-    """Check the image size, and take the attention pooling out unless it is wanted."""
+def _check_options(vit: nn.Module, arch: str, options: Mapping[str, Any], attn_pool: bool) -> None:
+    if options.get('patch_drop_rate'):
+        raise UserError(
+            f'trunk.arch_options patch_drop_rate {options["patch_drop_rate"]} is not supported for '
+            f'{arch} (patch dropout: maps need every patch): leave it out'
+        )
     if 'img_size' in options:
         check_img_size(options['img_size'], vit)
     if attn_pool and vit.attn_pool is None:
@@ -107,6 +113,10 @@ def _finish(
             f'trunk.attn_pool True does not apply: {arch} has no attention pooling with these '
             'arch_options; leave it out'
         )
+
+
+def _without_pooling(vit: nn.Module, attn_pool: bool) -> nn.Module:
+    """Take the attention pooling out unless it is wanted."""
     if not attn_pool:
         vit.attn_pool = None
     return vit
@@ -116,8 +126,6 @@ def _unknown_to_vit(vit: nn.Module) -> str:
     """Say what the block loop does not know about a ViT; empty if it knows all."""
     if type(vit) is not VisionTransformer:
         return f'it is a {type(vit).__name__}'
-    if not isinstance(vit.patch_drop, nn.Identity):
-        return 'it has patch dropout'
     return _unknown_parts(vit, Block, (Attention,))
 
 
@@ -125,8 +133,6 @@ def _unknown_to_eva(vit: nn.Module) -> str:
     """Say what the block loop does not know about a model of class Eva."""
     if type(vit) is not Eva:
         return f'it is a {type(vit).__name__}'
-    if vit.patch_drop is not None:
-        return 'it has patch dropout'
     if vit.rope is not None and type(vit.rope) not in KNOWN:
         return f'its rotary positions are {type(vit.rope).__name__}'
     return _unknown_parts(vit, EvaBlock, (EvaAttention, AttentionRope))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hstpeft.delta.reading import check_archive, open_source, read_torch
 from hstpeft.errors import UserError
+from hstpeft.models.trunks.dinov3_names import from_official_dinov3
 from hstpeft.models.trunks.hub import check_trunk, download_weights
 
 FILE_TYPES = ('.npz', '.pth', '.pt', '.bin', '.safetensors')
@@ -50,7 +51,9 @@ def read_weights(
         raw = download_weights(arch, str(source), FILE_TYPES)
         check_trunk(arch, str(source), _without_head(raw))
     tensors = _without_head(raw, kept)
-    return _from_official_swin(tensors) if 'layers.0.downsample.norm.weight' in tensors else tensors
+    if 'layers.0.downsample.norm.weight' in tensors:
+        return _from_official_swin(tensors)
+    return from_official_dinov3(tensors) if 'storage_tokens' in tensors else tensors
 
 
 def _without_head(raw: Mapping[str, Tensor], kept: Collection[str] = ()) -> dict[str, Tensor]:

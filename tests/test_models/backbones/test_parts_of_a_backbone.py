@@ -50,8 +50,8 @@ def test_a_missing_type_is_refused_with_the_types_that_exist(part):
     [
         ('trunk', 'hstpeft.ViTTruk', "unknown: did you mean 'hstpeft.ViTTrunk'?"),
         ('tuner', 'hstpeft.SFTuner', "unknown: did you mean 'hstpeft.SSFTuner'?"),
-        ('trunk', 'hstpeft.SSFTuner', 'is no trunk: known: hstpeft.HVTTrunk'),
-        ('trunk', SSFTuner, 'is no trunk: known: hstpeft.HVTTrunk'),
+        ('trunk', 'hstpeft.SSFTuner', 'is no trunk: known: hstpeft.EvaTrunk'),
+        ('trunk', SSFTuner, 'is no trunk: known: hstpeft.EvaTrunk'),
         ('tuner', 'hstpeft.ViTTrunk', 'is no tuner: known: hstpeft.A'),
         ('tuner', dict, 'is no tuner: known: hstpeft.A'),
     ],

@@ -150,7 +150,8 @@ def test_another_image_size_is_refused(size):
 def test_tuners_that_need_a_plain_vit_are_refused(tuner):
     name = tuner['type'].removeprefix('hstpeft.')
     with pytest.raises(
-        UserError, match=f'{name} is not defined for a HVTTrunk: .*; use hstpeft.ViT'
+        UserError,
+        match=f'{name} is not defined for a HVTTrunk: .*; use hstpeft.EvaTrunk or hstpeft.ViTTrunk',
     ):
         build(backbone_config(hvt_config(), tuner))
 

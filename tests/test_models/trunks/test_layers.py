@@ -12,6 +12,7 @@ from tests.support.models import images
 USUAL = ['norm1', 'qkv', 'proj', 'norm2', 'fc1', 'fc2']
 OUTER = {
     'vit': ['patch', 'final_norm'],
+    'eva': ['patch', 'final_norm'],
     'swin': ['patch', 'patch_norm', 'final_norm'],
     'hvt': ['patch', 'final_norm'],
 }

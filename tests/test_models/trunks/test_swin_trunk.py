@@ -215,7 +215,7 @@ def test_an_unknown_option_is_refused_by_name(option):
         (dict(out_indices=[4]), 'rising numbers from 0 to 3'),
         (
             dict(tuner='HSTTuner'),
-            '(token_sequence); use hstpeft.ViTTrunk',
+            '(token_sequence); use hstpeft.EvaTrunk or hstpeft.ViTTrunk',
         ),
         (dict(tuner='MemoryTokensTuner'), 'MemoryTokensTuner is not defined for a SwinTrunk'),
     ],

@@ -91,11 +91,11 @@ def test_a_tag_comes_from_the_hub_and_a_failing_download_is_one_line(hub, tmp_pa
 
 
 def test_mean_and_std_are_those_of_the_tag_that_is_named(monkeypatch):
-    from hstpeft.models.trunks import ViTTrunk, vit
+    from hstpeft.models.trunks import ViTTrunk, sequence
 
     options = dict(embed_dim=32, depth=1, num_heads=2)
     source = timm.create_model('vit_base_patch16_224', num_classes=0, **options).state_dict()
-    monkeypatch.setattr(vit, 'read_weights', lambda *_: source)
+    monkeypatch.setattr(sequence, 'read_weights', lambda *_: source)
     mae = ViTTrunk('vit_base_patch16_224', options, weights='mae')
     augreg = ViTTrunk('vit_base_patch16_224', options, weights='augreg_in21k')
     by_file = ViTTrunk('vit_base_patch16_224', options, weights='trunk.npz')

@@ -79,6 +79,7 @@ def test_a_file_with_a_grid_that_is_not_square_needs_its_image_size():
         dict(class_token=False, global_pool='avg', no_embed_class=True),
         dict(init_values=0.5),
         dict(qk_norm=True),
+        dict(pos_embed='none'),
     ],
     ids=lambda o: '-'.join(o),
 )

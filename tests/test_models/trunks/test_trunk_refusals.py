@@ -50,25 +50,33 @@ def test_an_unknown_arch_names_the_nearest(arch, nearest):
 
 
 @pytest.mark.parametrize(
-    'arch',
+    'arch, instead',
     [
-        'swin_tiny_patch4_window7_224',
-        'eva02_tiny_patch14_224',
-        'beit_base_patch16_224',
-        'vit_relpos_base_patch16_224',
-        'resnet18',
+        ('swin_tiny_patch4_window7_224', "set trunk.type='hstpeft.SwinTrunk'"),
+        ('eva02_tiny_patch14_224', "is Eva): set trunk.type='hstpeft.EvaTrunk'"),
+        ('vit_small_patch16_dinov3', "is Eva): set trunk.type='hstpeft.EvaTrunk'"),
+        ('beit_base_patch16_224', 'eva02_base_patch14_224'),
+        ('samvit_base_patch16', 'window_size=14'),
+        ('hiera_tiny_224', 'SwinTrunk'),
+        ('naflexvit_base_patch16_gap', 'vit_base_patch16_siglip_256'),
+        ('vit_relpos_base_patch16_224', 'vit_base_patch16_224'),
+        ('resnet18', 'vit_base_patch16_224'),
     ],
 )
-def test_another_family_is_refused_by_name(arch):
+def test_another_family_is_refused_by_name(arch, instead):
     message = refusal(arch)
-    assert arch in message and 'not supported' in message and 'vit_base_patch16_224' in message
+    assert arch in message and 'not supported' in message and instead in message
+
+
+def test_a_tag_in_the_arch_is_told_where_it_belongs():
+    message = refusal('vit_base_patch16_224.mae')
+    assert "arch='vit_base_patch16_224' and weights='mae'" in message
 
 
 @pytest.mark.parametrize(
     'arch, options, reason',
     [
-        ('vit_base_patch16_siglip_224', {}, 'attention pooling'),
-        (ARCH, dict(pos_embed='none'), 'position embedding'),
+        ('vit_dwee_patch16_reg1_gap_256', {}, 'its attention is DiffAttention'),
         (ARCH, dict(patch_drop_rate=0.5), 'patch dropout'),
         ('vit_dpwee_patch16_reg1_gap_256', {}, 'blocks are'),
         ('deit_tiny_distilled_patch16_224', {}, 'VisionTransformerDistilled'),

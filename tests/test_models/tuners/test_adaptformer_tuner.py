@@ -50,7 +50,8 @@ def stream(backbone, image):
     """Return what a block's MLP norm reads, what its MLP gives, and what leaves it, of block 1."""
     block, kept = backbone.trunk.block(1), {}
     block.norm2.register_forward_hook(lambda m, args, out: kept.update(tokens=args[0]))
-    block.mlp.register_forward_hook(lambda m, args, out: kept.update(mlp=out))
+    # Behind layer scale, if the family has one.
+    block.drop_path2.register_forward_hook(lambda m, args, out: kept.update(mlp=out))
     kept['after'] = backbone(image)[0]
     return kept
 

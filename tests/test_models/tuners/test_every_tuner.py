@@ -21,6 +21,11 @@ TRUNKS = {
         arch=models.ARCH,
         arch_options={**models.VIT, 'weight_init': ''},
     ),
+    'eva': dict(
+        type='hstpeft.EvaTrunk',
+        arch='vit_small_patch16_dinov3',
+        arch_options=dict(img_size=32, patch_size=8, embed_dim=32, depth=4, num_heads=2),
+    ),
     'swin': dict(
         type='hstpeft.SwinTrunk',
         arch='swin_tiny_patch4_window7_224',
@@ -40,11 +45,11 @@ TRUNKS = {
         pool_width=2,
     ),
 }
-WIDTHS = {'vit': 32, 'swin': 128, 'hvt': 32}
+WIDTHS = {'vit': 32, 'eva': 32, 'swin': 128, 'hvt': 32}
 # Trunks by what methods need of them; written out, so that a lost capability is noticed.
 EVERY = tuple(TRUNKS)
-ONE_SEQUENCE = ('vit',)
-FRONT_TOKENS = ('vit', 'swin')
+ONE_SEQUENCE = ('vit', 'eva')
+FRONT_TOKENS = ('vit', 'eva', 'swin')
 TUNERS = {
     'frozen': (dict(type='hstpeft.FrozenTuner'), EVERY),
     'full': (dict(type='hstpeft.FullTuner'), EVERY),

@@ -3,19 +3,25 @@
 import pytest
 
 from hstpeft.errors import UserError
-from hstpeft.models import HVTTrunk, SwinTrunk, Tuner, ViTTrunk
+from hstpeft.models import EvaTrunk, HVTTrunk, SwinTrunk, Tuner, ViTTrunk
 from hstpeft.models.trunks import CAPABILITIES
 from hstpeft.models.tuners import check_needs
 from tests.support.families import FAMILIES, build_trunk, tuned
 
 # Which of these tuners' needs the other two families do not have.
 LACKING = [
-    ('VPTTuner', 'hvt', 'front_tokens', 'hstpeft.SwinTrunk or hstpeft.ViTTrunk'),
-    ('HSTTuner', 'swin', 'token_sequence', 'hstpeft.ViTTrunk'),
-    ('HSTTuner', 'hvt', 'token_sequence', 'hstpeft.ViTTrunk'),
+    (
+        'VPTTuner',
+        'hvt',
+        'front_tokens',
+        'hstpeft.EvaTrunk or hstpeft.SwinTrunk or hstpeft.ViTTrunk',
+    ),
+    ('SA2VPTuner', 'eva', 'block_parts', 'hstpeft.SwinTrunk or hstpeft.ViTTrunk'),
+    ('HSTTuner', 'swin', 'token_sequence', 'hstpeft.EvaTrunk or hstpeft.ViTTrunk'),
+    ('HSTTuner', 'hvt', 'token_sequence', 'hstpeft.EvaTrunk or hstpeft.ViTTrunk'),
     ('SA2VPTuner', 'hvt', 'maps', 'hstpeft.SwinTrunk or hstpeft.ViTTrunk'),
-    ('MemoryTokensTuner', 'swin', 'token_sequence', 'hstpeft.ViTTrunk'),
-    ('MemoryTokensTuner', 'hvt', 'token_sequence', 'hstpeft.ViTTrunk'),
+    ('MemoryTokensTuner', 'swin', 'token_sequence', 'hstpeft.EvaTrunk or hstpeft.ViTTrunk'),
+    ('MemoryTokensTuner', 'hvt', 'token_sequence', 'hstpeft.EvaTrunk or hstpeft.ViTTrunk'),
 ]
 
 
@@ -58,7 +64,7 @@ def test_the_refusal_names_tuner_trunk_capability_and_the_trunks_that_have_it(
 @pytest.mark.parametrize('need', CAPABILITIES)
 def test_every_capability_is_checked(need):
     tuner = Wishful()
-    have = {kind for kind in (ViTTrunk, SwinTrunk, HVTTrunk) if need in kind.capabilities}
+    have = {kind for kind in (ViTTrunk, EvaTrunk, SwinTrunk, HVTTrunk) if need in kind.capabilities}
     for family in FAMILIES:
         trunk = build_trunk(family)
         if type(trunk) in have:

@@ -433,6 +433,6 @@ def test_a_hvt_is_refused():
     options = dict(embed_dim=32, depth=2, num_heads=2, img_size=32, patch_size=8)
     trunk = dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1', arch_options=options)
     with pytest.raises(
-        UserError, match=r'not defined for a HVTTrunk: .*\(maps\); use hstpeft.ViTTrunk or hst'
+        UserError, match=r'not defined for a HVTTrunk: .*\(maps\); use hstpeft.SwinTrunk or hst'
     ):
         make('vit', trunk)
