@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import LinearLR, build_optim_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
@@ -99,6 +99,74 @@ def test_tokens_and_positions_of_a_trained_trunk_decay_as_tokens(family):
         kind = 'token' if own in expected else 'vector' if parameter.dim() < 2 else 'matrix'
         kinds[kind].add(round(found[name], 9))
     assert kinds == {'token': {0.05}, 'vector': {0}, 'matrix': {0.5}}
+
+
+def rates(tuner, trunk=None, layer_decay=0.5, **options):
+    """Map the name of each optimised parameter of a backbone (and a head) to its rate over ``lr``."""
+    model = nn.Module()
+    config = backbone_config(trunk or trunk_config(), tuner, **options)
+    model.backbone, model.head = build(config, seed=None), nn.Linear(2, 2)
+    wrapper = dict(
+        constructor='hstpeft.DeltaOptimWrapperConstructor',
+        optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5),
+        paramwise_cfg=dict(layer_decay=layer_decay),
+    )
+    optim = build_optim_wrapper(model, wrapper)
+    scheduler = LinearLR(optim, start_factor=0.1, end=3)
+    for _ in range(3):  # each group comes back to its own rate
+        optim.step()
+        scheduler.step()
+    names = {id(p): n.removeprefix('backbone.trunk.') for n, p in model.named_parameters()}
+    return {
+        names[id(p)]: round(group['lr'] / 0.1, 9)
+        for group in optim.optimizer.param_groups
+        for p in group['params']
+    }
+
+
+def test_rates_of_a_vit_fall_with_the_distance_from_the_head():
+    found = rates(dict(type='hstpeft.FullTuner'))
+    for name, rate in found.items():
+        place = name.split('.')
+        if place[1:2] == ['blocks']:
+            assert rate == 0.5 ** (4 - int(place[2])), name
+        else:
+            behind = name.startswith(('vit.norm.', 'head.'))
+            assert rate == (1 if behind else 0.5**5), name
+    early = rates(dict(type='hstpeft.FullTuner'), out_indices=(1,))
+    assert early['vit.blocks.1.attn.qkv.weight'] == 0.5
+    assert early['vit.pos_embed'] == 0.5**3
+
+
+def test_rates_of_a_swin_count_its_blocks_through_all_stages():
+    found = rates(dict(type='hstpeft.FullTuner'), SWIN)
+    expected = {
+        'patch_embed.proj': 4, 'layers.0.blocks.0.attn.qkv': 3, 'layers.0.blocks.1.mlp.fc1': 2,
+        'layers.1.downsample.reduction': 2, 'layers.1.blocks.0.attn.qkv': 1, 'norm': 0,
+    }  # fmt: skip
+    for name, power in expected.items():
+        assert found[f'swin.{name}.weight'] == 0.5**power, name
+
+
+@pytest.mark.parametrize('tuner', ['LoRATuner', 'SSFTuner', 'ARCTuner'])
+def test_layer_decay_does_not_reach_what_a_tuner_adds(tuner):
+    with pytest.raises(UserError, match=r'layer_decay 0\.5 has no effect: nothing of the trunk'):
+        rates(dict(type=f'hstpeft.{tuner}'))
+
+
+def test_layer_decay_reaches_what_is_trained_of_a_trunk_in_part():
+    found = rates(dict(type='hstpeft.SelectiveTuner', last_blocks=1, parts=['cls_token']))
+    assert found.pop('vit.cls_token') == 0.5**5
+    assert {n.partition('.blocks.')[2][:1]: r for n, r in found.items() if 'blocks' in n} == {
+        '3': 0.5
+    }
+    assert found['head.weight'] == found['vit.norm.weight'] == 1
+
+
+@pytest.mark.parametrize('value', [0.0, 1.5, -1.0])
+def test_a_layer_decay_out_of_range_is_refused(value):
+    with pytest.raises(UserError, match=f'layer_decay {value} must be above 0'):
+        rates(dict(type='hstpeft.FullTuner'), layer_decay=value)
 
 
 def test_wrapped_model_gives_the_same_groups(model):

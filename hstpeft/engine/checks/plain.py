@@ -17,7 +17,7 @@ _LOADER = {*signature(DataLoader).arguments, 'num_batch_per_epoch'}
 _PARAMWISE = {
     'bias_decay_mult', 'bias_lr_mult', 'bypass_duplicate', 'custom_keys', 'dcn_offset_lr_mult',
     'decay_rate', 'decay_type', 'dwconv_decay_mult', 'flat_decay_mult', 'flat_lr_mult',
-    'force_default_settings', 'layer_decay_rate', 'norm_decay_mult', 'norm_lr_mult', 'num_layers',
+    'force_default_settings', 'layer_decay', 'layer_decay_rate', 'norm_decay_mult', 'norm_lr_mult', 'num_layers',
     'token_decay_mult', '_delete',
 }  # fmt: skip
 # Of mmdet's detectors, one and two stages.

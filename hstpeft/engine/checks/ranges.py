@@ -49,7 +49,7 @@ _BY_NAME: dict[Range, tuple[str, ...]] = {
         'val_begin',
     ),
     _COUNT_OR_ALL: ('max_keep_ckpts', 'interval'),
-    _POSITIVE: ('gamma', 'lr', 'max_norm', 'mlp_ratio', 'power', 'std', 'step_size', 'strides'),
+    _POSITIVE: ('gamma', 'layer_decay', 'lr', 'max_norm', 'mlp_ratio', 'power', 'std', 'step_size', 'strides'),
     _NOT_NEGATIVE: (
         'dampening', 'end_factor', 'eps', 'eta_min', 'flat_decay_mult', 'flat_lr_mult', 'loss_weight',
         'min_bbox_size', 'norm_decay_mult', 'size_divisor', 'pad_size_divisor',

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from hstpeft.errors import UserError, nearest
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners import CombinedTuner, Tuner
@@ -57,8 +59,11 @@ def _build(key: str, cfg: Any, base: type) -> Any:
         raise UserError(f'backbone.{key} type {given!r} is no {part}: {nearest("", ours)}')
     options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
     known = inspect.signature(kind).parameters
+    # One that takes any checks them itself; a class without a constructor only seems to.
+    has_own = kind.__init__ is not nn.Module.__init__
+    takes_any = has_own and any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name in options:
-        if name not in known:
+        if name not in known and not takes_any:
             raise UserError(f'backbone.{key} has no option {name!r}: {nearest(name, known)}')
     return _call(key, kind, options)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.layers import NamedLayers
+from hstpeft.models.trunks.layers import BEHIND_BLOCKS, NamedLayers, own_parameters
 from hstpeft.models.trunks.layout import Layout
 from hstpeft.models.trunks.places import Places
 
@@ -197,6 +197,22 @@ class Trunk(NamedLayers, nn.Module, ABC):
     def block(self, index: int) -> nn.Module:
         """Return a block by its number in the whole trunk."""
         return self.net.get_submodule(self.block_path(index))
+
+    def depths(self) -> dict[int, int]:
+        """Tell how deep the trunk's own parameters lie, by their ids, for layer-wise rates.
+
+        Returns:
+            0 for what stands before the blocks, i + 1 for block i, and ``num_layers + 1`` for the
+            norms behind the last one that runs.
+        """
+        depths = dict.fromkeys(map(id, own_parameters(self)), 0)
+        for index in range(self.num_layers):
+            depths.update((id(p), index + 1) for p in own_parameters(self.block(index)))
+        for name in BEHIND_BLOCKS:
+            if name in self.layer_names(None):
+                norm = own_parameters(self.layer(None, name))
+                depths.update((id(p), self.num_layers + 1) for p in norm)
+        return depths
 
     def running_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that have a part in the outputs up to `stop_after`'s."""

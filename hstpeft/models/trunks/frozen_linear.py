@@ -66,7 +66,8 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return onednn_linear()(x, weight, bias)
+        # No view, which what stands on the layer (some of peft's) could not change in place.
+        return onednn_linear()(x, weight, bias).data
 
     @staticmethod
     @once_differentiable

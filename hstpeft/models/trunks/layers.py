@@ -6,7 +6,7 @@ tuner puts on one becomes part of the trunk's module tree, as HF peft's layers d
 the tuner's, and a delta names them by their place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ OUTER_LAYERS = {
     'pool_norm': 'fc_norm',
 }
 """By role, the place of a layer before or behind the blocks."""
+BEHIND_BLOCKS = ('final_norm', 'pool_norm')
+"""Those of the outer layers that stand behind."""
 
 
 class NamedLayers:
@@ -182,6 +184,17 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer, then the adapter."""
         return self.adapter(self.base_layer(x), x)
+
+
+def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """Give the parameters of a part of a trunk without those of a tuner's that stand on its layers."""
+    base = getattr(module, 'base_layer', None)  # of an `AdaptedLayer`, and of HF peft's layers
+    if base is not None:
+        yield from own_parameters(base)
+        return
+    yield from module.parameters(recurse=False)
+    for child in module.children():
+        yield from own_parameters(child)
 
 
 def has_parameters(module: nn.Module | None) -> bool:

@@ -133,6 +133,14 @@ class SwinTrunk(Trunk):
         """Return the patch merging (none before the first) and the blocks of every stage."""
         return [(layer.downsample, list(layer.blocks)) for layer in self.swin.layers]
 
+    def depths(self) -> dict[int, int]:
+        """Count a patch merging to the block before it."""
+        depths, passed = super().depths(), 0
+        for (merging, _), depth in zip(self.stages(), self.stage_depths, strict=False):
+            depths.update((id(parameter), passed) for parameter in merging.parameters())
+            passed += depth
+        return depths
+
     def normalise_patches(self, tokens: Tensor) -> Tensor:
         """Apply the norm behind the patch embedding to tokens (..., C)."""
         return apply_norm(self.swin.patch_embed.norm, tokens)

@@ -3,19 +3,28 @@
 Shapes: I input width and O output width of a Linear, R rank.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks.layers import AdaptedLayer
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
+from hstpeft.models.tuners.peft_layers import inject
+from hstpeft.models.tuners.peft_types import import_peft
 from hstpeft.registry import MODELS
 
+THIRDS = ('q', 'k', 'v')
+"""What a fused qkv consists of, in the order of its rows."""
 LINEARS = ('qkv', 'proj', 'fc1', 'fc2')
-"""Linears of a block, by their role."""
+"""Linears of a plain block, by their role."""
+POSITIONS = (*LINEARS, *THIRDS, 'fc1_g', 'fc1_x')
 
 
 @MODELS.register_module()
@@ -24,17 +33,24 @@ class LoRATuner(Tuner):
 
     ``y = W x + b + alpha / R * B A dropout(x)``, with A (R, I) drawn and B (O, R) zero at first,
     so that training starts from the pre-trained function. timm's ``qkv`` is one Linear: queries,
-    keys and values share their A, and all three are adapted.
+    keys and values share their A, and all three are adapted. ``q``, ``k`` and ``v`` name them one
+    by one, each with an A of its own: the paper adapts ``('q', 'v')``. They are Linears of some
+    trunks, and thirds of the rows of ``qkv`` in the others.
 
     peft puts its layers into the trunk, so the delta calls them by their place in it
-    (``trunk...attn.qkv.lora_A.default.weight``). Trainable values for a ViT-B/16 with the default
-    options: 294,912.
+    (``trunk...attn.qkv.lora_A.default.weight``; a third ``trunk...attn.qkv.adapter.q.lora_A``).
+    Trainable values: the sum of R (I + O) over the Linears; 294,912 for a ViT-B/16 with the default
+    options, as for its queries and values alone.
 
     Args:
-        positions: Linears of every block that are adapted: of ``qkv``, ``proj``, ``fc1``, ``fc2``.
+        positions: Linears of every block that are adapted: of ``qkv``, or ``q``, ``k``, ``v``;
+            ``proj``, ``fc1``, ``fc2``, and in blocks with SwiGLU ``fc1_g`` and ``fc1_x``.
         rank: R.
         alpha: The product is scaled by ``alpha / rank``.
         drop_rate: Dropout of the product's input, in training.
+
+    Raises:
+        UserError: A wrong option.
     """
 
     def __init__(
@@ -45,7 +61,12 @@ class LoRATuner(Tuner):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.positions = check_names('tuner.positions', positions, LINEARS)
+        self.positions = check_names('tuner.positions', positions, POSITIONS)
+        if 'qkv' in self.positions and set(THIRDS) & set(self.positions):
+            raise UserError(
+                f'tuner.positions {self.positions} name queries, keys or values twice: leave qkv '
+                'or the others out'
+            )
         check_least('tuner.rank', rank, 1)
         check_rate('tuner.drop_rate', drop_rate)
         if alpha <= 0:
@@ -58,36 +79,117 @@ class LoRATuner(Tuner):
         return f'{type(self).__name__} (alpha={self.alpha:g})'
 
     def attach(self, trunk: Trunk) -> None:
-        """Let peft wrap the Linears of the blocks that run.
+        """Let peft wrap the Linears of the blocks that run, and adapt thirds of a fused qkv.
 
         Raises:
             UserError: peft is not installed, or the trunk's blocks lack a Linear.
         """
+        whole, thirds = self._divide(trunk)
         try:
-            names = linear_names(trunk, self.positions)
+            names = linear_names(trunk, whole)
         except UserError as error:
             raise UserError(f'tuner.positions {self.positions}: {error}') from None
-        inject_lora(trunk.net, names, self.rank, self.alpha, self.drop_rate)
+        if names:
+            peft = import_peft(type(self).__name__)
+            config = peft.LoraConfig(
+                r=self.rank,
+                lora_alpha=self.alpha,
+                lora_dropout=self.drop_rate,
+                target_modules=names,
+            )
+            inject(trunk.net, names, config, type(self).__name__)
+        for index in range(trunk.num_layers if thirds else 0):
+            layer = trunk.layer(index, 'qkv')
+            adapter = FusedLoRA(layer, thirds, self.rank, self.alpha, self.drop_rate)
+            trunk.set_layer(index, 'qkv', AdaptedLayer(layer, adapter))
 
     def description(self) -> dict[str, Any]:
         """Return alpha: no tensor of a delta shows it, as they show rank and positions."""
         return {'alpha': self.alpha}
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
-        """Return what peft has put into the trunk."""
-        layers = map(trunk.net.get_submodule, linear_names(trunk, self.positions))
-        factors = [factor for layer in layers for factor in (layer.lora_A, layer.lora_B)]
-        return [parameter for factor in factors for parameter in factor.parameters()]
+        """Return what peft has put into the trunk, and the products of the thirds."""
+        whole, thirds = self._divide(trunk)
+        layers = map(trunk.net.get_submodule, linear_names(trunk, whole))
+        added = [factor for layer in layers for factor in (layer.lora_A, layer.lora_B)]
+        if thirds:
+            added += [trunk.layer(index, 'qkv').adapter for index in range(trunk.num_layers)]
+        return [parameter for module in added for parameter in module.parameters()]
 
     def merge(self, trunk: Trunk) -> Tuner:
-        """Add each product to its weight, and take peft's layers out of the trunk again."""
+        """Add each product to its weight, and take what stands on the Linears out of the trunk."""
+        whole, thirds = self._divide(trunk)
         for index in range(trunk.num_layers):
-            for position in self.positions:
+            for position in whole:
                 layer = trunk.layer(index, position)
                 layer.merge()
                 trunk.set_layer(index, position, layer.get_base_layer())
-        del trunk.net.peft_config
+            if thirds:
+                adapted = trunk.layer(index, 'qkv')
+                adapted.adapter.add_to(adapted.base_layer.weight)
+                trunk.set_layer(index, 'qkv', adapted.base_layer)
         return FrozenTuner()
+
+    def _divide(self, trunk: Trunk) -> tuple[list[str], list[str]]:
+        """Tell the positions that are Linears of the trunk from the thirds of its fused qkv."""
+        fused = 'qkv' in trunk.layer_names(0)
+        thirds = [name for name in THIRDS if fused and name in self.positions]
+        return [name for name in self.positions if name not in thirds], thirds
+
+
+class FusedLoRA(nn.Module):
+    """Products beside some thirds of the rows of a fused qkv: zero for the others.
+
+    Args:
+        qkv: The Linear; O is three times a third.
+        names: Of `THIRDS`, in their order.
+        rank: R.
+        alpha: The products are scaled by ``alpha / rank``.
+        drop_rate: Dropout of the input, in training.
+    """
+
+    def __init__(
+        self, qkv: nn.Module, names: Sequence[str], rank: int, alpha: float, drop_rate: float
+    ) -> None:
+        super().__init__()
+        self.scale = alpha / rank
+        outputs, inputs = qkv.weight.shape
+        self.drop = nn.Dropout(drop_rate)
+        for name in names:
+            self.add_module(name, _Factors(inputs, outputs // len(THIRDS), rank))
+
+    def forward(self, output: Tensor, given: Tensor) -> Tensor:
+        """Add the products of the input (..., I) to the output (..., O) of the Linear."""
+        thirds = list(output.chunk(len(THIRDS), dim=-1))
+        for row, factors in self._rows():
+            low = F.linear(self.drop(given.to(factors.lora_A.dtype)), factors.lora_A)
+            product = self.scale * F.linear(low, factors.lora_B)
+            thirds[row] = thirds[row] + product.to(output.dtype)
+        return torch.cat(thirds, dim=-1)
+
+    def add_to(self, weight: nn.Parameter) -> None:
+        """Add the products to the weight (O, I), in place and in double precision."""
+        merged = weight.detach().double()
+        thirds = merged.chunk(len(THIRDS))
+        for row, factors in self._rows():
+            b, a = (factor.detach().double() for factor in (factors.lora_B, factors.lora_A))
+            thirds[row].add_(self.scale * b @ a)
+        weight.data = merged.to(weight.dtype)
+
+    def _rows(self) -> Iterator[tuple[int, nn.Module]]:
+        """Give the number of each adapted third with its factors."""
+        own = dict(self.named_children())
+        return ((row, own[name]) for row, name in enumerate(THIRDS) if name in own)
+
+
+class _Factors(nn.Module):
+    """A (R, I), drawn as peft draws it, and B (O, R) of zeros."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
+        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
 
 def linear_names(trunk: Trunk, positions: Sequence[str]) -> list[str]:
@@ -97,27 +199,3 @@ def linear_names(trunk: Trunk, positions: Sequence[str]) -> list[str]:
         for index in range(trunk.num_layers)
         for position in positions
     ]
-
-
-def inject_lora(
-    net: nn.Module, names: Sequence[str], rank: int, alpha: float, drop_rate: float
-) -> None:
-    """Wrap the named Linears of a net by peft's LoRA layers, in place.
-
-    Raises:
-        UserError: peft is not installed.
-    """
-    try:  # here, since importing peft takes seconds that no other tuner needs to spend
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.tuners_utils import BaseTunerLayer
-    except ImportError as error:
-        raise UserError(
-            f"LoRATuner needs HF peft ({error}): pip install peft==0.21.2 'transformers>=4.53,<5'"
-        ) from error
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=drop_rate, target_modules=list(names)
-    )
-    inject_adapter_in_model(config, net)
-    # peft takes a name for the end of a name, and shortens long lists.
-    wrapped = {name for name, module in net.named_modules() if isinstance(module, BaseTunerLayer)}
-    assert wrapped == set(names), f'peft wrapped {wrapped ^ set(names)}'

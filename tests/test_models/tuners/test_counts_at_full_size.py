@@ -61,17 +61,32 @@ def test_counts_are_the_official_ones(system, case):
     assert sum(size for size, _ in sizes) == COUNTS[system][case]['total_100_classes']
 
 
-@pytest.mark.parametrize(
-    ('parts', 'count'),
-    [
-        # Of each block: two norms, qkv (3 C), proj, fc1 (4 C), fc2; patches and the final norm.
-        (('biases',), 12 * 11 * 768 + 2 * 768),
-        (('norms',), 25 * 2 * 768),
-        (('norms', 'biases'), 12 * 13 * 768 + 3 * 768),
-    ],
-)
-def test_counts_of_parts_of_the_trunk_are_what_their_layers_have(parts, count):
-    tuner = dict(type='hstpeft.SelectiveTuner', parts=parts)
+def count(tuner):
+    """Count what a tuner trains of, or puts into, a ViT-B/16."""
     with torch.device('meta'):
         backbone = MODELS.build(dict(type='hstpeft.TunedBackbone', trunk=dict(VIT), tuner=tuner))
-    assert sum(p.numel() for p in backbone.parameters() if p.requires_grad) == count
+    return sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ('options', 'expected'),
+    [
+        # Of each block: two norms, qkv (3 C), proj, fc1 (4 C), fc2; patches and the final norm.
+        (dict(parts=['biases']), 12 * 11 * 768 + 2 * 768),
+        (dict(parts=['norms']), 25 * 2 * 768),
+        (dict(parts=['norms', 'biases']), 12 * 13 * 768 + 3 * 768),
+        (dict(parts=['attention_proj']), 12 * 768 * 769),
+        (dict(parts=['cls_token', 'pos_embed']), 768 + 197 * 768),
+        (dict(last_blocks=2), 2 * (12 * 768**2 + 13 * 768) + 2 * 768),
+    ],
+)
+def test_counts_of_parts_of_the_trunk_are_what_their_layers_have(options, expected):
+    assert count(dict(type='hstpeft.SelectiveTuner', **options)) == expected
+
+
+def test_counts_of_low_rank_products():
+    lora = dict(type='hstpeft.LoRATuner', positions=['q', 'v'])
+    assert count(lora) == 12 * 2 * 8 * (768 + 768) == 294_912
+    peft = dict(type='hstpeft.HFPeftTuner', peft_type='LORA')
+    assert count(peft) == 12 * 8 * (768 + 3 * 768) == 294_912
+    assert count(dict(peft, peft_type='DORA')) - count(peft) == 12 * 3 * 768 == 27_648

@@ -60,6 +60,8 @@ TUNERS = {
         dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc1', 'fc2'], rank=2),
         EVERY,
     ),
+    'lora-q-v': (dict(type='hstpeft.LoRATuner', positions=['q', 'v'], rank=2), EVERY),
+    'dora': (dict(type='hstpeft.HFPeftTuner', peft_type='DORA', r=2), EVERY),
     'sa2vp': (dict(type='hstpeft.SA2VPTuner', inner_dims=4), ('vit', 'swin')),
     'sa2vp-accelerated': (dict(type='hstpeft.SA2VPTuner', accelerated=True), ('vit',)),
     'memory-tokens': (dict(type='hstpeft.MemoryTokensTuner', num_memory_tokens=2), ONE_SEQUENCE),
@@ -71,6 +73,8 @@ TUNERS = {
     'vpt': (dict(type='hstpeft.VPTTuner', num_tokens=2), FRONT_TOKENS),
     'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), FRONT_TOKENS),
     'bitfit': (dict(type='hstpeft.SelectiveTuner'), EVERY),
+    'apla': (dict(type='hstpeft.SelectiveTuner', parts=['attention_proj']), EVERY),
+    'last-blocks': (dict(type='hstpeft.SelectiveTuner', last_blocks=1), EVERY),
     'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), EVERY),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]

@@ -274,6 +274,62 @@ def test_a_trunk_in_bfloat16_keeps_the_products_in_single_precision_and_merges(f
     assert (merged.backbone(image)[0] - expected).norm() < 0.02 * expected.norm()
 
 
+@each_trunk
+def test_queries_and_values_alone_have_products_of_their_own(family):
+    tuner = dict(positions=('q', 'v', 'fc1'))
+    plain, model = bare(family).double(), backbone(family, tuner).double()
+    image = image_of(family).double()
+    assert model(image)[0].equal(plain(image)[0]), 'B is zero at first'
+    models.redraw(model, seed=1)
+    weights, prefix = {}, 'trunk.vit' if family == 'vit' else 'trunk.swin'
+    for name, layer in model.trunk.net.named_modules():
+        if name.endswith('attn.qkv'):
+            products = {
+                third: ALPHA
+                / RANK
+                * layer.adapter.get_submodule(third).lora_B
+                @ layer.adapter.get_submodule(third).lora_A
+                for third in ('q', 'v')
+            }
+            rows = [products['q'], torch.zeros_like(products['q']), products['v']]
+            weights[f'{prefix}.{name}.weight'] = layer.base_layer.weight + torch.cat(rows)
+        elif name.endswith('mlp.fc1'):
+            b, a = layer.lora_B['default'].weight, layer.lora_A['default'].weight
+            weights[f'{prefix}.{name}.weight'] = layer.base_layer.weight + ALPHA / RANK * b @ a
+    assert len(weights) == 2 * model.trunk.num_layers
+    (expected,) = functional_call(plain, weights, (image,))
+    output = model(image)[0]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-8)
+    trunk, merged = merge(Host(model))
+    torch.testing.assert_close(merged.backbone(image)[0], output, rtol=0, atol=1e-10)
+    assert trunk.keys() == dict(plain.trunk.net.named_parameters()).keys()
+    other = backbone(family, tuner).double()
+    other.load_state_dict(model.state_dict())
+    assert other(image)[0].equal(output)
+    qkv = [n for n in model.state_dict() if n.startswith(f'{prefix}.') and '.attn.qkv.' in n]
+    assert {n.rpartition('attn.qkv.')[2] for n in qkv} == {
+        f'adapter.{third}.lora_{factor}' for third in ('q', 'v') for factor in ('A', 'B')
+    }
+
+
+def test_thirds_of_a_trunk_in_bfloat16_stay_in_single_precision():
+    half, model = (drawn('vit', dict(positions=['k']), dtype=d) for d in ('bfloat16', 'float32'))
+    got, expected = half(image_of('vit'))[0], model(image_of('vit'))[0]
+    assert {p.dtype for p in half.parameters() if p.requires_grad} == {torch.float32}
+    assert (got - expected).norm() < 0.02 * expected.norm()
+    _, merged = merge(Host(half))
+    assert (merged.backbone(image_of('vit'))[0] - expected).norm() < 0.02 * expected.norm()
+
+
+def test_the_linears_of_a_swiglu_are_positions():
+    options = dict(embed_dim=32, depth=2, num_heads=2, img_size=28)
+    trunk = dict(type='hstpeft.ViTTrunk', arch='aimv2_large_patch14_224', arch_options=options)
+    tuner = dict(type='hstpeft.LoRATuner', positions=['fc1_g', 'fc1_x'])
+    model = build(models.backbone_config(trunk, tuner), seed=None)
+    names = {f'blocks.{i}.mlp.{n}' for i in (0, 1) for n in ('fc1_g', 'fc1_x')}
+    assert adapted_layers(model).keys() == names
+
+
 def test_dropout_acts_in_training_only():
     model, dropping = drawn('vit'), drawn('vit', tuner=dict(drop_rate=0.5))
     image = image_of('vit')
@@ -301,6 +357,7 @@ def test_count_at_full_size():
         (dict(positions=['qvk']), "tuner.positions 'qvk' is unknown: did you mean 'qkv'?"),
         (dict(positions=['attn.qkv']), "tuner.positions 'attn.qkv' is unknown"),
         (dict(positions=['qkv', 'qkv']), 'each once'),
+        (dict(positions=['qkv', 'v']), 'name queries, keys or values twice'),
         (dict(positions=[]), 'at least one of'),
         (dict(rank=0), 'tuner.rank 0 must be at least 1'),
         (dict(alpha=0), 'tuner.alpha 0 must be above 0'),

@@ -114,6 +114,7 @@ def test_what_a_merged_model_saves_is_that_of_a_frozen_merged_trunk(family, tune
     backbone, _ = in_dtype(family, MERGED.get(tuner, FULL), torch.float32)
     tensors, merged = merge(host(backbone))
     config = {**trunk_config(family), 'weights': tensors}
+    config['arch_options'] = {**config['arch_options'], **merged.backbone.trunk.timm_options()}
     config = dict(type='hstpeft.TunedBackbone', trunk=config, tuner=FROZEN, out_type='raw')
     frozen = MODELS.build(config)
     frozen.load_state_dict(merged.backbone.state_dict(), strict=True)
