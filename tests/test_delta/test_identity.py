@@ -96,6 +96,22 @@ OPTIONS = {
         'drop_rate': [Change(0.3, SAME)],
         'num_prompt_tokens': [Change(2, TENSORS)],
     },
+    'AdapterPlusTuner': {
+        'form': [
+            Change('parallel', FUNCTION),
+            Change('pfeiffer', SAME),
+            Change('houlsby', TENSORS),
+        ],
+        'adapter_dims': [Change(3, TENSORS)],
+        'scale': [Change('learned', TENSORS), Change(0.2, FUNCTION, dict(scale=0.1))],
+        'adapter_norm': [Change('in', TENSORS)],
+        'bias': [Change(False, TENSORS)],
+        'activation': [Change(False, FUNCTION)],
+        'init': [Change('bert', SAME), Change('lora', SAME)],
+        'train_norms': [Change(True, TENSORS)],
+        'drop_rate': [Change(0.3, SAME)],
+        'drop_path_rate': [Change(0.3, SAME)],
+    },
     'SelectiveTuner': {'parts': [Change(['norms'], TENSORS)]},
 }  # fmt: skip
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

@@ -26,6 +26,7 @@ ARC = dict(type='hstpeft.ARCTuner', adapter_dims=4)
 ARC_MLP = dict(ARC, positions=['mlp'])
 ARC_ATT = dict(ARC, positions=['attention'])
 LORA = dict(type='hstpeft.LoRATuner', positions=['qkv', 'proj', 'fc2'], rank=2)
+DORA = dict(type='hstpeft.HFPeftTuner', peft_type='DORA', positions=['proj'], r=2)
 SSF = dict(type='hstpeft.SSFTuner')
 NORMS = dict(type='hstpeft.SelectiveTuner', parts=['norms'])
 BIASES = dict(type='hstpeft.SelectiveTuner', parts=['biases'])
@@ -41,6 +42,7 @@ CASES = {
     'ARC, attention of a Swin': (SWIN, ARC_ATT, {}),
     'LoRA': (VIT, LORA, {}),
     'LoRA in a Swin': (SWIN, LORA, {}),
+    'DoRA + LoRA': (VIT, [DORA, dict(LORA, positions=['fc1'])], {}),
     'SSF': (VIT, SSF, {}),
     'SSF in a Swin, no query bias': (SWIN, SSF, QKV_BIAS),
     'BitFit': (VIT, BIASES, {}),

@@ -1,10 +1,11 @@
-"""Official checkpoints of SSF, VPT and AdaptFormer become a trunk by its own names and a delta."""
+"""Official checkpoints of SSF, VPT, AdaptFormer and Adapter+ become a trunk by its own names and a delta."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from hstpeft.errors import UserError
+from hstpeft.official.adapter_plus import split_adapter_plus
 from hstpeft.official.adaptformer import split_adaptformer
 from hstpeft.official.common import SWIN, TRUNK, swin_names
 from hstpeft.official.ssf import split_ssf, ssf_name
@@ -12,7 +13,12 @@ from hstpeft.official.vpt import prompt_rows, split_vpt
 from hstpeft.oracle.case import Case
 from tests.support.paths import REFERENCE
 
-SYSTEMS = {'ssf': split_ssf, 'vpt': split_vpt, 'adaptformer': split_adaptformer}
+SYSTEMS = {
+    'ssf': split_ssf,
+    'vpt': split_vpt,
+    'adaptformer': split_adaptformer,
+    'adapter_plus': split_adapter_plus,
+}
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 
 

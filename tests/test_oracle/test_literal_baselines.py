@@ -1,4 +1,4 @@
-"""The literal forms of SSF, VPT and AdaptFormer give the numbers of the official codes."""
+"""The literal forms of SSF, VPT, AdaptFormer and Adapter+ give the numbers of the official codes."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from hstpeft.oracle.case import Case
-from hstpeft.oracle.literal import adaptformer, ssf, vpt
+from hstpeft.oracle.literal import adapter_plus, adaptformer, ssf, vpt
 from hstpeft.oracle.literal.hst import is_buffer
 from hstpeft.oracle.literal.module import OfficialModule
 from tests.support.made_cases import name_stages, name_tokens
 from tests.support.paths import REFERENCE
 
-SYSTEMS = ('ssf', 'vpt', 'adaptformer')
+SYSTEMS = ('ssf', 'vpt', 'adaptformer', 'adapter_plus')
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 # float32 is what the arrays are stored in, and what the official gradients are computed in.
 LOGITS, FEATURES, GRADIENTS = 1e-12, 1e-5, 2e-5
@@ -28,6 +28,12 @@ def literal_of(case: Case) -> OfficialModule:
         norm = a['ffn_adapter_layernorm_option']
         options = adaptformer.AdaptFormerOptions(a['heads'], a['ffn_option'], float(scale), norm)
         return adaptformer.LiteralAdaptFormer(case.weights, options)
+    if case.meta['system'] == 'adapter_plus':
+        scale = 1.0 if isinstance(a['scaling'], str) else a['scaling']
+        options = adapter_plus.AdapterPlusOptions(
+            a['heads'], a['config'], scale, a['act_layer'], a['train_ln']
+        )
+        return adapter_plus.LiteralAdapterPlus(case.weights, options)
     if case.meta['system'] == 'ssf':
         return ssf.LiteralSSF(case.weights, ssf.SSFOptions(a['heads'], a.get('window', 0)))
     return vpt.LiteralVPT(case.weights, vpt.VPTOptions(a['heads'], a.get('window', 0)))
@@ -77,6 +83,12 @@ def made_shapes(meta: dict) -> dict[str, tuple[int, ...]]:
             a['hidden size'], a['layers'], grid, a['patch size'], a['classes'], a['ffn_num'],
             a['mlp ratio'], a['ffn_adapter_layernorm_option'],
             a['ffn_adapter_scalar'] == 'learnable_scalar',
+        )  # fmt: skip
+    if system == 'adapter_plus':
+        return adapter_plus.adapter_plus_shapes(
+            a['hidden size'], a['layers'], grid, a['patch size'], a['classes'], a['dim'],
+            a['mlp ratio'], a['qkv bias'], a['attn_adapter'], a['scaling'], a['norm_layer'],
+            a['bias'], a['layer scale'],
         )  # fmt: skip
     if 'depths' in a:
         size = (a['embed width'], a['depths'], a['heads'], grid, a['patch size'], a['window'])

@@ -37,6 +37,7 @@ CASES = {
     'swin-vpt': (SWIN_DROPS, dict(type='hstpeft.VPTTuner', drop_rate=0.3)),
     'adaptformer': (None, dict(type='hstpeft.AdaptFormerTuner', num_prompt_tokens=2)),
     'swin-adaptformer': (SWIN_DROPS, dict(type='hstpeft.AdaptFormerTuner', form='sequential')),
+    'adapter-plus': (None, dict(type='hstpeft.AdapterPlusTuner', drop_path_rate=0.4)),
     'bitfit': (None, dict(type='hstpeft.SelectiveTuner')),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""`tools/check_reference.py` on SSF, VPT and AdaptFormer: official cases, others, what must fail."""
+"""`tools/check_reference.py` on SSF, VPT, AdaptFormer and Adapter+: official cases, others, what must fail."""
 
 import itertools
 import json
@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import made_adaptformer_cases, made_ssf_cases, made_vpt_cases
+from tests.support import (
+    made_adapter_plus_cases,
+    made_adaptformer_cases,
+    made_ssf_cases,
+    made_vpt_cases,
+)
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
 from tools import check_reference
@@ -16,7 +21,8 @@ from tools import check_reference
 SSF, SSF_SWIN = made_ssf_cases.write_vit_case, made_ssf_cases.write_swin_case
 VPT, VPT_SWIN = made_vpt_cases.write_vit_case, made_vpt_cases.write_swin_case
 ADAPTFORMER = made_adaptformer_cases.write_case
-NUM_OFFICIAL = {'ssf': 3, 'vpt': 5, 'adaptformer': 2}
+ADAPTER_PLUS = made_adapter_plus_cases.write_case
+NUM_OFFICIAL = {'ssf': 3, 'vpt': 5, 'adaptformer': 2, 'adapter_plus': 4}
 COMMON = ('mode', 'seed', 'labels')
 
 # What each made case changes of the defaults in tests/support/made_*_cases.py.
@@ -98,6 +104,35 @@ OTHERS = {
         'dropout, which eval mode ignores': dict(dropout=0.1),
         'no labels': dict(labels=None),
     },
+    ADAPTER_PLUS: {
+        'as it is': {},
+        'pfeiffer, norm': dict(form='pfeiffer', norm=True, scaling=1.0),
+        'pfeiffer without norm, no bias': dict(form='pfeiffer', scaling='learned', bias=False),
+        'post, norm, no activation': dict(norm=True, act=False, scaling=0.5),
+        'post, scales around 0': dict(scales_around=0, seed=3),
+        'intermediate, layer scale': dict(form='intermediate', layer_scale=True, scaling=2.0),
+        'intermediate, norm, no bias': dict(form='intermediate', norm=True, bias=False),
+        'parallel, layer scale': dict(form='parallel', layer_scale=True, scaling=0.1),
+        'parallel, norm, no activation': dict(form='parallel', norm=True, act=False),
+        'parallel, norms trained': dict(form='parallel', train_ln=True, scaling='learned'),
+        'pre': dict(form='pre'),
+        'pre, everything': dict(form='pre', norm=True, layer_scale=True, train_ln=True),
+        'houlsby': dict(form='houlsby', scaling=1.0, train_ln=True),
+        'houlsby, layer scale': dict(form='houlsby', layer_scale=True),
+        'houlsby, norm, no bias': dict(form='houlsby', norm=True, bias=False, scaling='learned'),
+        'houlsby, linear': dict(form='houlsby', act=False, bias=False, train_ln=True, norm=True),
+        'an adapter that nothing reads': dict(attn_adapter=True, scaling=1.0),
+        'no factor at all': dict(scaling=0.0, form='parallel', labels=None),
+        'one block': dict(depth=1, form='houlsby'),
+        'deep and narrow': dict(depth=7, width=16, heads=4, seed=3, norm=True),
+        'adapter of one number': dict(adapter_dims=1, scaling=4),
+        'adapter wider than the trunk': dict(adapter_dims=40),
+        'wide image, qkv without bias': dict(size=(32, 80), patch=16, qkv_bias=False),
+        'MLP that is no multiple': dict(mlp_ratio=2.7, width=40, heads=5),
+        'dropout, which eval mode ignores': dict(dropout=0.1),
+        'train mode, nothing drops': dict(mode='train', form='pre', labels=(3, 1, 0)),
+        'no labels': dict(labels=None),
+    },
 }  # fmt: skip
 VOCABULARY = dict(
     form=('parallel', 'sequential'), norm=('none', 'in', 'out'), scale=('0.1', 'learnable_scalar'),
@@ -145,6 +180,7 @@ ARRAYS = {
           'grad/head.last_layer.bias'],
     VPT_SWIN: ['stage0', 'stage2', 'stage3', 'logits', 'grad/enc.deep_prompt_embeddings_2'],
     ADAPTFORMER: ['layer0', 'encoded', 'logits', 'grad/blocks.1.adaptmlp.down_proj.weight'],
+    ADAPTER_PLUS: ['layer0', 'encoded', 'logits', 'grad/blocks.1.adapter.scaling'],
 }  # fmt: skip
 
 
@@ -225,6 +261,17 @@ def without(key: str) -> Callable[[dict], None]:
         (ADAPTFORMER, argument('ffn_adapter_layernorm_option', 'in'), 'adapter_layer_norm'),
         (ADAPTFORMER, frozen('blocks.0.adaptmlp.up_proj.bias'), 'adaptmlp.up_proj.bias'),
         (ADAPTFORMER, without('blocks.2.adaptmlp.up_proj.bias'), 'blocks.2.adaptmlp.up_proj.bias'),
+        (ADAPTER_PLUS, argument('number of wings', 2), 'number of wings'),
+        (ADAPTER_PLUS, argument('config', 'beside'), "'beside'"),
+        (ADAPTER_PLUS, argument('config', 'houlsby'), 'adapter_attn'),
+        (ADAPTER_PLUS, argument('config', 'intermediate'), 'encoded'),
+        (ADAPTER_PLUS, argument('act_layer', False), 'encoded'),
+        (ADAPTER_PLUS, argument('norm_layer', True), 'norm_a'),
+        (ADAPTER_PLUS, argument('bias', False), 'bias'),
+        (ADAPTER_PLUS, argument('train_ln', True), 'norm1'),
+        (ADAPTER_PLUS, argument('scaling', 2.0), 'scale'),
+        (ADAPTER_PLUS, in_train_mode('all dropout', 0.1), 'dropout'),
+        (ADAPTER_PLUS, without('head.bias'), 'head.bias'),
     ],
 )
 def test_a_changed_description_fails(tmp_path, write, change, word, capsys):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from hstpeft.errors import check_choice, check_least, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners.base import Tuner, check_needs
+from hstpeft.models.tuners.bottleneck import Bottleneck
 from hstpeft.registry import MODELS
 
 
@@ -103,23 +104,14 @@ class AdaptFormerTuner(Tuner):
         return branch + self.adapters[index](branch) if self.form == 'sequential' else branch
 
 
-class Adapter(nn.Module):
-    """Down, ReLU, up, with a scale and perhaps a norm; the residual is its user's."""
+class Adapter(Bottleneck):
+    """AdaptFormer's bottleneck: a ReLU, nothing at first, and perhaps a norm."""
 
     def __init__(self, dims: int, inner: int, scale: float | str, norm: str, rate: float) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(dims, inner), nn.Linear(inner, dims)
+        super().__init__(dims, inner, F.relu, scale, rate)
         nn.init.kaiming_uniform_(self.down.weight, a=5**0.5)
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(parameter)
         self.norm_in, self.norm_out = (
             nn.LayerNorm(dims) if norm == place else nn.Identity() for place in ('in', 'out')
         )
-        self.scale = nn.Parameter(torch.ones(1)) if scale == 'learned' else scale
-        self.drop_rate = rate
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (..., C) to (..., C)."""
-        hidden = F.relu(self.down(self.norm_in(tokens.to(self.down.weight.dtype))))
-        hidden = F.dropout(hidden, self.drop_rate, self.training)
-        return self.norm_out(self.up(hidden) * self.scale).to(tokens.dtype)

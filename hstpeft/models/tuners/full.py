@@ -14,6 +14,8 @@ from hstpeft.registry import MODELS
 class FullTuner(Tuner):
     """Trains the whole trunk; its delta is as large as the trunk.
 
+    Trainable values: all of it; 85,798,656 for a ViT-B/16.
+
     Raises:
         UserError: The trunk is to be held in another dtype than float32.
     """

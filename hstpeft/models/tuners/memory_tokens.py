@@ -24,6 +24,9 @@ class MemoryTokensTuner(Tuner):
     sequence (``avg_featmap``) includes them, as officially. ``standard``: each block has tokens
     of its own, cut off at its exit.
 
+    Trainable values: M C, ``standard`` for every block, and C of the class token; 4,608 for a
+    ViT-B/16 with the default options (``standard`` 46,848).
+
     Args:
         mode: ``prop`` or ``standard``.
         num_memory_tokens: M.

@@ -14,6 +14,8 @@ from tests.support.families import trunk_config, tuned
 ARC = dict(type='hstpeft.ARCTuner', adapter_dims=4)
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner', adapter_dims=4)
 PROMPTED = dict(ADAPTFORMER, num_prompt_tokens=2)
+PFEIFFER = dict(type='hstpeft.AdapterPlusTuner', form='pfeiffer')
+HOULSBY = dict(PFEIFFER, form='houlsby')
 BIASES = dict(type='hstpeft.SelectiveTuner')
 FULL = dict(type='hstpeft.FullTuner')
 HST = models.hst_config()
@@ -42,6 +44,7 @@ CLASHES = [
     ([SA2VP, ARC], r'SA2VPTuner .* in which ARCTuner has no turn \(before_attention, before_mlp\)'),
     ([SA2VP, LORA], r'SA2VPTuner .* in which LoRATuner has no turn \(vit\.blocks\.0\.attn\.qkv\)'),
     ([ARC, ADAPTFORMER, ARC], 'ARCTuner and ARCTuner both act at the place before_attention'),
+    ([HOULSBY, dict(ADAPTFORMER, form='sequential')], 'both act at the place after_mlp of a block'),
     ([MEMORY, VPT], 'MemoryTokensTuner and VPTTuner both act at the place before_block'),
     ([SSF, LORA], r'SSFTuner and LoRATuner both stand on the layer blocks\.0\.attn\.qkv'),
     ([HST, NORMS], r"HSTTuner and SelectiveTuner both train the trunk's blocks\.0\.norm1\.weight"),
@@ -161,7 +164,9 @@ def test_a_trunk_that_lacks_what_one_part_needs_is_refused_by_the_name_of_that_p
         backbone_of('swin', [LORA, MEMORY])
 
 
-@pytest.mark.parametrize('tuner', [ADAPTFORMER, PROMPTED, ARC, VPT, SHALLOW, MEMORY, HST])
+@pytest.mark.parametrize(
+    'tuner', [ADAPTFORMER, PROMPTED, ARC, VPT, SHALLOW, MEMORY, HST, PFEIFFER, HOULSBY]
+)
 def test_a_place_that_a_tuner_does_not_name_is_one_at_which_it_does_nothing(tuner):
     backbone = tuned('vit', tuner)
     models.redraw(backbone, seed=1)

@@ -1,11 +1,13 @@
-"""What SSF, VPT and AdaptFormer train at full size is what the official codes train."""
+"""What tuners train at full size is what official codes train, and what their docstrings say."""
 
+import inspect
 import json
 
 import pytest
 import torch
 from mmpretrain.registry import MODELS
 
+from hstpeft.models import tuners
 from tests.support.paths import REFERENCE
 
 COUNTS = json.loads((REFERENCE / 'full_size_counts_baselines.json').read_text())
@@ -16,6 +18,10 @@ SWIN = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
 SSF = dict(type='hstpeft.SSFTuner')
 VPT = dict(type='hstpeft.VPTTuner')
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner')
+ADAPTER_PLUS = dict(type='hstpeft.AdapterPlusTuner')
+HOULSBY = dict(ADAPTER_PLUS, form='houlsby', scale=1.0, train_norms=True)
+PFEIFFER = dict(ADAPTER_PLUS, form='pfeiffer', scale=1.0, adapter_norm='in')
+PARALLEL = dict(ADAPTER_PLUS, form='parallel', scale=0.1)
 MODELS_OF = {
     'vpt': {
         'vit_b16_shallow_5_tokens (defaults)': (VIT, dict(VPT, deep=False)),
@@ -30,6 +36,17 @@ MODELS_OF = {
         'vit_b16_ffn_num_64 (default)': (VIT, ADAPTFORMER),
         'vit_b16_ffn_num_8': (VIT, dict(ADAPTFORMER, adapter_dims=8)),
         'vit_b16_ffn_num_1': (VIT, dict(ADAPTFORMER, adapter_dims=1)),
+    },
+    'adapter_plus': {
+        'vit_b16_post_channel_dim_8 (default)': (VIT, ADAPTER_PLUS),
+        **{
+            f'vit_b16_post_channel_dim_{dims}': (VIT, dict(ADAPTER_PLUS, adapter_dims=dims))
+            for dims in (1, 2, 4, 16, 32)
+        },
+        'vit_b16_houlsby_dim_4_train_ln': (VIT, dict(HOULSBY, adapter_dims=4)),
+        'vit_b16_houlsby_dim_8_train_ln': (VIT, HOULSBY),
+        'vit_b16_pfeiffer_dim_8': (VIT, PFEIFFER),
+        'vit_b16_parallel_dim_8 (AdaptFormer ablation)': (VIT, PARALLEL),
     },
     'ssf': {'vit_b16 (default)': (VIT, SSF), 'swin_b': (SWIN, SSF)},
 }
@@ -66,6 +83,23 @@ def count(tuner):
     with torch.device('meta'):
         backbone = MODELS.build(dict(type='hstpeft.TunedBackbone', trunk=dict(VIT), tuner=tuner))
     return sum(p.numel() for p in backbone.parameters() if p.requires_grad)
+
+
+def is_told(name):
+    """Whether a tuner trains something, and can be built without a word."""
+    parameters = inspect.signature(getattr(tuners, name)).parameters.values()
+    has_defaults = all(parameter.default is not parameter.empty for parameter in parameters)
+    return has_defaults and name not in ('Tuner', 'FrozenTuner')
+
+
+KINDS = [name for name in tuners.__all__ if name.endswith('Tuner') and is_told(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', KINDS)
+def test_a_docstring_tells_what_a_tuner_trains_of_a_vit_b_16_with_default_options(name):
+    words = [word.strip('.,;:()') for word in getattr(tuners, name).__doc__.split()]
+    assert f'{count(dict(type=f"hstpeft.{name}")):,}' in words
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,8 @@ TUNERS = {
     'apla': (dict(type='hstpeft.SelectiveTuner', parts=['attention_proj']), EVERY),
     'last-blocks': (dict(type='hstpeft.SelectiveTuner', last_blocks=1), EVERY),
     'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), EVERY),
+    'adapter-plus': (dict(type='hstpeft.AdapterPlusTuner'), EVERY),
+    'houlsby': (dict(type='hstpeft.AdapterPlusTuner', form='houlsby', train_norms=True), EVERY),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]

@@ -1,4 +1,4 @@
-"""SSF, VPT, AdaptFormer and BitFit: a trunk in half precision, and copies that are independent."""
+"""SSF, VPT, AdaptFormer, Adapter+ and BitFit: a trunk in half precision, and copies that are independent."""
 
 import copy
 
@@ -14,6 +14,8 @@ TUNERS = {
     'vpt': dict(type='hstpeft.VPTTuner', num_tokens=2),
     'vpt-shallow': dict(type='hstpeft.VPTTuner', num_tokens=2, deep=False),
     'adaptformer': dict(type='hstpeft.AdaptFormerTuner', scale='learned', adapter_norm='in'),
+    'adapter-plus': dict(type='hstpeft.AdapterPlusTuner', adapter_norm='in'),
+    'houlsby': dict(type='hstpeft.AdapterPlusTuner', form='houlsby', scale='learned'),
     'adaptformer-sequential': dict(type='hstpeft.AdaptFormerTuner', form='sequential'),
 }
 SELECTIVE = {
