@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save
+from torch import Tensor
 
 from hstpeft.apis import init_model
 from hstpeft.delta import describe, load_checkpoint, make_delta, save_delta
@@ -28,6 +29,10 @@ from hstpeft.delta.merge import merge as merge_model
 from hstpeft.delta.writing import write_file
 from hstpeft.engine.launch import OptionAction, add_safe_config, add_trust
 from hstpeft.errors import UserError, one_line_errors
+from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks.plain_timm import feature_change, timm_arguments, write_call
+
+_TIMM_EQUAL = 1e-3
 
 
 def info(options: argparse.Namespace) -> None:
@@ -85,7 +90,7 @@ def merge(options: argparse.Namespace) -> None:
         options.cfg_options,
         safe_config=options.safe_config,
         trust=options.trust_checkpoint,
-    )
+    ).float()  # whatever frozen tensors are held in, the fold is exact
     trunk, merged = merge_model(model)
     # Frozen as the merged one is: what is compared is the fold, not two kernels.
     model.requires_grad_(False)
@@ -96,7 +101,21 @@ def merge(options: argparse.Namespace) -> None:
         change = (model(images, mode='tensor') - merged(images, mode='tensor')).abs().max()
     write_file(options.output, save({name: tensor.contiguous() for name, tensor in trunk.items()}))
     print(f'max|delta logit| = {change:.1e}')
-    print(f'{options.output} (load with timm, or as trunk.weights)')
+    _show_loading(merged.backbone.trunk, options.output, images)
+
+
+def _show_loading(trunk: Trunk, output: Path, images: Tensor) -> None:
+    """Print how a merged trunk is loaded, after timm's model of the file has been compared."""
+    try:
+        arguments = timm_arguments(trunk)
+        change = feature_change(trunk, arguments, output, images)
+        print(f'{write_call(arguments, output)}\nmax|delta feature| = {change:.1e}')
+        how = 'with timm, or as' if change < _TIMM_EQUAL else 'not with timm, but as'
+    except UserError as error:
+        how = f'not with timm, for {error}, but as'
+    options = {**trunk.arch_options, **trunk.timm_options()}
+    said = '' if options == trunk.arch_options else f' with trunk.arch_options={options}'
+    print(f'{output} (load {how} trunk.weights{said})')
 
 
 def merge_average(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -35,8 +36,11 @@ def test_merge_prints_the_change_of_the_logits_and_writes_the_trunk(name, tmp_pa
     leaf, delta = make_delta(name, tmp_path)
     output = tmp_path / 'merged.safetensors'
     main(['merge', str(leaf), str(delta), str(output)])
-    change = float(re.search(r'max\|delta logit\| = (\S+)', capsys.readouterr().out)[1])
-    assert change < 1e-4
+    shown = capsys.readouterr().out
+    for what in ('logit', 'feature'):
+        assert float(re.search(rf'max\|delta {what}\| = (\S+)', shown)[1]) < 1e-4
+    call = re.search(r'^timm\.create_model\(.*\)$', shown, re.MULTILINE)[0]
+    assert eval(call, {'timm': timm}).state_dict().keys() == load_file(output).keys()
     before, merged = load_file(tmp_path / 'trunk.safetensors'), load_file(output)
     assert merged.keys() == before.keys()
     moved = {key for key in merged if not merged[key].equal(before[key])}

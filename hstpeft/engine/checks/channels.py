@@ -101,7 +101,7 @@ def _check_form(model: nn.Module, backbone: TunedBackbone) -> None:
         if is_split and head == 'LinearClsHead':
             raise UserError(
                 f'model.head.type {head} reads one vector per image, but '
-                f'{type(backbone.tuner).__name__} gives {backbone.tuner.num_branches} (image and '
+                f'{backbone.tuner.kind} gives {backbone.tuner.num_branches} (image and '
                 "prompt): set model.head.type='hstpeft.TwoBranchClsHead'"
             )
 

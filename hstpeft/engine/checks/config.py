@@ -81,7 +81,8 @@ def _copies(cfg: Config, name: str) -> list[str]:
     """List the keys of a config that were made from one of `COMPOSED`; none of any other name."""
     model = cfg.get('model') or {}
     if name in ('trunk', 'tuner'):
-        return [f'model.backbone.{name}'] if name in (model.get('backbone') or {}) else []
+        part = (model.get('backbone') or {}).get(name)
+        return [] if part is None else _part_copies(f'model.backbone.{name}', part, cfg.get(name))
     if name in ('neck', 'img_norm'):
         part = 'data_preprocessor' if name == 'img_norm' else name
         return [f'model.{part}'] if part in model else []
@@ -97,10 +98,20 @@ def _copies(cfg: Config, name: str) -> list[str]:
     return [key for key, _ in found]
 
 
+def _part_copies(key: str, part: Any, source: Any) -> list[str]:
+    """Name a part of a backbone that was made from another key, or its place in a list of tuners."""
+    if isinstance(part, Mapping) or not isinstance(source, Mapping):
+        return [key]
+    kind = source.get('type')
+    return [f'{key}.{index}' for index, tuner in enumerate(part) if tuner.get('type') == kind]
+
+
 def _width_copies(model: Mapping, width: int | Sequence[int] | None) -> list[str]:
     """List the keys of a model that hold the width of its trunk, or the widths of its stages."""
     backbone = model.get('backbone') or {}
-    if 'side_dims' in (backbone.get('tuner') or {}):  # its maps are the tuner's
+    tuners = backbone.get('tuner') or []
+    tuners = [tuners] if isinstance(tuners, Mapping) else tuners
+    if any('side_dims' in tuner for tuner in tuners):  # its maps are the tuner's
         return []
     values = [width, [width] * 4] if isinstance(width, int) else [width]
     readers = {'neck'} & model.keys() or model.keys() - {'backbone'}

@@ -55,7 +55,7 @@ class SideMaps:
         self.trunk, self.tuner, self.out_type = trunk, tuner, None
         strides = ', '.join(map(str, tuner.strides))
         count = len(tuner.strides)
-        what = f'{type(tuner).__name__} gives {count} maps, at strides {strides}'
+        what = f'{tuner.kind} gives {count} maps, at strides {strides}'
         self.indices = _count_up(out_indices, count, range(count), what)
         self.channels = tuple(tuner.map_dims[index] for index in self.indices)
         self.strides = tuple((tuner.strides[i], tuner.strides[i]) for i in self.indices)

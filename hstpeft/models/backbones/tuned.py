@@ -3,22 +3,21 @@
 Shapes: B batch, C trunk width, D side width, H W pixels, h w grid.
 """
 
-import inspect
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from hstpeft.delta.identity import Identity, encode_identity, hash_description, write_form
 from hstpeft.delta.ownership import freeze_all_but
 from hstpeft.delta.state import install_state_hooks
-from hstpeft.errors import UserError, nearest
+from hstpeft.errors import UserError
+from hstpeft.models.backbones.building import build_trunk, build_tuner
 from hstpeft.models.backbones.outputs import SideMaps, TrunkOutputs
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.tuners import Tuner, check_needs
+from hstpeft.models.tuners import Tuner
 from hstpeft.registry import MODELS
 
 
@@ -34,7 +33,8 @@ class TunedBackbone(BaseModule):
     Args:
         trunk: Config of a trunk, e.g. ``dict(type='hstpeft.ViTTrunk', arch=..., weights=...)``;
             ``type`` may be the class itself.
-        tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``.
+        tuner: Config of a tuner, e.g. ``dict(type='hstpeft.HSTTuner')``, or a list of several that do
+            not stand at the same place; see `CombinedTuner`. A list of one is that one.
         out_type: What a tuner without maps of its own gives, as in mmpretrain's ViT:
             ``cls_token``, ``avg_featmap``, ``featmap`` or ``raw``, and ``attn_pool`` for the
             pre-trained pooling of a trunk that keeps it; the default is the first that the
@@ -60,7 +60,7 @@ class TunedBackbone(BaseModule):
     def __init__(
         self,
         trunk: dict,
-        tuner: dict,
+        tuner: dict | Sequence[dict],
         out_type: str | None = None,
         out_indices: Sequence[int] | int | None = None,
         out_norm: bool = False,
@@ -73,9 +73,9 @@ class TunedBackbone(BaseModule):
                 'backbone.trunk.weights'
             )
         super().__init__()
-        self.trunk: Trunk = _build('trunk', trunk)
-        self.tuner: Tuner = _build('tuner', tuner)
-        check_needs(self.tuner, self.trunk, self.tuner.needs)
+        self.trunk: Trunk = build_trunk(trunk)
+        self.tuner: Tuner = build_tuner(tuner)
+        self.tuner.check_trunk(self.trunk)
         kind = SideMaps if self.tuner.strides else TrunkOutputs
         self.outputs = kind(self.trunk, self.tuner, out_type, out_indices, out_norm)
         self.out_norms = self.outputs.norms
@@ -158,30 +158,3 @@ class TunedBackbone(BaseModule):
         multiples = [math.lcm(n, self.tuner.pixel_multiple) for n in self.trunk.pixel_multiple]
         bottom, right = -height % multiples[0], -width % multiples[1]
         return F.pad(image, (0, right, 0, bottom)) if bottom or right else image
-
-
-def _build(part: str, cfg: dict[str, Any]) -> nn.Module:
-    """Build trunk or tuner; a missing or misspelt type or option gets the nearest name."""
-    if not isinstance(cfg, dict):
-        raise UserError(f"backbone.{part} {cfg!r} must be a config: dict(type='hstpeft...', ...)")
-    given = cfg.get('type')
-    ours = [f'hstpeft.{name}' for name, kind in MODELS.module_dict.items() if _fits(part, kind)]
-    if given is None:
-        raise UserError(f"backbone.{part} has no type: add type='hstpeft...', {nearest('', ours)}")
-    kind = MODELS.get(given) if isinstance(given, str) else given
-    if kind is None:
-        raise UserError(f'backbone.{part} type {given!r} is unknown: {nearest(given, ours)}')
-    if not _fits(part, kind):
-        raise UserError(f'backbone.{part} type {given!r} is no {part}: {nearest("", ours)}')
-    options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
-    known = inspect.signature(kind).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())  # and checks them itself
-    for name in options:
-        if name not in known and not takes_any:
-            raise UserError(f'backbone.{part} has no option {name!r}: {nearest(name, known)}')
-    return kind(**options)
-
-
-def _fits(part: str, kind: Any) -> bool:
-    base = {'trunk': Trunk, 'tuner': Tuner}[part]
-    return inspect.isclass(kind) and issubclass(kind, base)

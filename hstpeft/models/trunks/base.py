@@ -4,7 +4,7 @@ Shapes: B batch, P prefix tokens, N = h * w patches, L tokens, C trunk width, H 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -37,8 +37,11 @@ class Trunk(NamedLayers, nn.Module, ABC):
 
     Attributes:
         capabilities: Which of `CAPABILITIES` it has.
+        arch: Name of timm's model; empty if timm has none.
+        arch_options: Options of timm's model, as given.
         identity: Hash of the pre-trained tensors, or ``'random'``.
         embed_dims: Width C of the last block.
+        num_blocks: Number of blocks.
         num_layers: Number of blocks that run.
         stage_depths: Blocks of each stage that runs; a ViT is one stage.
         stage_dims: Width of each stage.
@@ -60,8 +63,11 @@ class Trunk(NamedLayers, nn.Module, ABC):
     """
 
     capabilities: frozenset[str]
+    arch: str = ''
+    arch_options: Mapping[str, Any] = {}
     identity: str
     embed_dims: int
+    num_blocks: int
     num_layers: int
     stage_depths: tuple[int, ...]
     stage_dims: tuple[int, ...]
@@ -116,6 +122,8 @@ class Trunk(NamedLayers, nn.Module, ABC):
         Args:
             output: The last one that is wanted.
             pools: Whether outputs are averaged by `pool`.
+
+        A trunk of one stage also takes ``norms=False``: no output gets its `final_norm`.
         """
 
     @abstractmethod

@@ -59,6 +59,7 @@ class EvaTrunk(SequenceTrunk):
     ) -> None:
         vit = create_eva(arch, dict(arch_options or {}), attn_pool)
         super().__init__(vit, arch, weights, dtype, mlp_drop_rate, window_size, global_attn_indices)
+        self.arch, self.arch_options = arch, dict(arch_options or {})
 
     def mixers(self, grid: tuple[int, int] | None, first_patch: int) -> dict[int, Mixer]:
         """Return, by block, what mixes in another way than `mix`: rotated, and then in windows."""

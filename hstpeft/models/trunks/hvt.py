@@ -17,7 +17,7 @@ from hstpeft.models.trunks.base import check_dtype
 from hstpeft.models.trunks.blocks import run_blocks
 from hstpeft.models.trunks.filling import fill
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.one_stage import OneStageTrunk
+from hstpeft.models.trunks.one_stage import VIT_BIASES, OneStageTrunk
 from hstpeft.models.trunks.places import Places
 from hstpeft.models.trunks.weights import read_weights
 from hstpeft.registry import MODELS
@@ -70,6 +70,7 @@ class HVTTrunk(OneStageTrunk):
     """
 
     capabilities = frozenset({'one_stage', 'whole_image'})
+    bias_options = VIT_BIASES
     num_prefix_tokens = 0
     out_types = ('avg_featmap', 'raw')
     out_type_note = (

@@ -9,6 +9,7 @@ the tuner's, and a delta names them by their place.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
@@ -52,10 +53,15 @@ class NamedLayers:
         block_layers: By role, the place of a layer inside a block; timm's unless a family has
             another.
         outer_layers: By role, the place of a layer before or behind the blocks.
+        bias_options: By option of timm's, the roles of the Linears that get biases by it, in every
+            block.
+        given_biases: Those of these options that a merge has needed.
     """
 
     block_layers: Mapping[str, str] = BLOCK_LAYERS
     outer_layers: Mapping[str, str] = OUTER_LAYERS
+    bias_options: Mapping[str, tuple[str, ...]] = {}
+    given_biases: frozenset[str] = frozenset()
 
     def layer_names(self, index: int | None) -> list[str]:
         """List the roles of the layers with parameters of a block, or (None) outside the blocks."""
@@ -105,14 +111,29 @@ class NamedLayers:
         Raises:
             UserError: timm's model of this family has no bias there, under any option.
         """
-        raise UserError(
-            f'the tuner cannot be merged: {name} of this trunk has no bias that could take a shift; '
-            'deploy the delta beside the trunk (tools/delta.py export)'
-        )
+        options = [key for key, roles in self.bias_options.items() if name in roles]
+        if index is None or not options:
+            raise UserError(
+                f'the tuner cannot be merged: {name} of this trunk has no bias that could take a '
+                'shift; deploy the delta beside the trunk (tools/delta.py export)'
+            )
+        layer = self.layer(index, name)
+        layer.bias = nn.Parameter(_zero_bias(layer), requires_grad=False)
+        self.given_biases = self.given_biases | {*options}
 
     def timm_tensors(self) -> dict[str, Tensor]:
-        """Return the parameters by the names that timm's files have, sharing their memory."""
-        return {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+        """Return the parameters by the names that timm's files have, sharing their memory.
+
+        An option of timm's gives biases to every block: where a merge needed none they are zero.
+        """
+        tensors = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+        roles = [role for option in self.given_biases for role in self.bias_options[option]]
+        for index in range(self.num_blocks):
+            for role in roles:
+                layer = self._find(index, role)
+                if has_parameters(layer):
+                    tensors.setdefault(f'{self._path(index, role)}.bias', _zero_bias(layer))
+        return tensors
 
     def timm_options(self) -> dict[str, Any]:
         """Return the options of ``timm.create_model`` that `timm_tensors` need.
@@ -120,7 +141,7 @@ class NamedLayers:
         Beside the arch and what `arch_options` said; empty unless the trunk lacks a tensor of the
         arch, or a merge has given it one.
         """
-        return {}
+        return dict.fromkeys(sorted(self.given_biases), True)
 
     def _layers(self, index: int | None) -> Mapping[str, str]:
         return self.outer_layers if index is None else self.block_layers
@@ -179,3 +200,7 @@ def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 def has_parameters(module: nn.Module | None) -> bool:
     """Whether a place holds a layer with parameters: timm fills empty ones with an Identity."""
     return module is not None and next(module.parameters(), None) is not None
+
+
+def _zero_bias(layer: nn.Module) -> Tensor:
+    return torch.zeros_like(layer.weight[:, 0])

@@ -3,12 +3,18 @@
 Shapes: B batch, L tokens, C trunk width.
 """
 
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from hstpeft.models.trunks.base import Trunk
 from hstpeft.models.trunks.blocks import apply_norm
+
+VIT_BIASES = MappingProxyType(
+    {'qkv_bias': ('qkv',), 'proj_bias': ('proj', 'fc1', 'fc1_g', 'fc1_x', 'fc2')}
+)
+"""Options of timm's plain ViT for the biases of its blocks, with their Linears by role."""
 
 
 class OneStageTrunk(Trunk):
@@ -18,26 +24,31 @@ class OneStageTrunk(Trunk):
         vit: timm's model.
         pools: Whether outputs are averaged by `pool`.
         attn_pools: Whether outputs are pooled by `attention_pool`.
+        norms: Whether the output of the last block gets its `final_norm`.
     """
 
     vit: nn.Module
     pools: bool = True
     attn_pools: bool = True
+    norms: bool = True
 
     @property
     def net(self) -> nn.Module:
         """timm's model."""
         return self.vit
 
-    def stop_after(self, output: int, pools: bool, attn_pools: bool = False) -> None:
+    def stop_after(
+        self, output: int, pools: bool, attn_pools: bool = False, norms: bool = True
+    ) -> None:
         """Count no block behind block ``output``, and what pools only if it does."""
-        self.num_layers, self.pools, self.attn_pools = output + 1, pools, attn_pools
+        self.num_layers, self.norms = output + 1, norms
+        self.pools, self.attn_pools = pools, attn_pools
         self.stage_depths = (self.num_layers,)
 
     def idle_modules(self) -> list[nn.Module]:
-        """Return the blocks that do not run, then the final norm, and what pools if it does not."""
+        """Return the blocks, the final norm and what pools, as far as they do not run."""
         blocks, vit = list(self.vit.blocks[self.num_layers :]), self.vit
-        idle = [*blocks, *([vit.norm] if blocks else [])]
+        idle = [*blocks, *([vit.norm] if blocks or not self.norms else [])]
         if not (self.pools or self.attn_pools):
             idle.append(vit.fc_norm)
         if vit.attn_pool is not None and not self.attn_pools:
@@ -61,7 +72,7 @@ class OneStageTrunk(Trunk):
         # Now, since a tuner may stand on the layers later.
         self.block_form = describe_block(self.block(0))
         self.embed_dims = self.vit.embed_dim
-        self.num_layers = len(self.vit.blocks)
+        self.num_blocks = self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
         self.patch_size = self.vit.patch_embed.patch_size
         self.grid_size = self.vit.patch_embed.grid_size

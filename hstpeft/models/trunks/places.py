@@ -23,6 +23,12 @@ from torch import Tensor
 
 from hstpeft.models.trunks.layout import Layout
 
+PLACES = (
+    'after_embedding', 'before_block', 'before_attention', 'after_attention', 'beside_attention',
+    'before_mlp_norm', 'before_mlp', 'after_mlp', 'beside_mlp', 'after_block',
+)  # fmt: skip
+"""The names of all places, in the order in which the tokens pass them."""
+
 
 class Places:
     """Every place at which a tuner may act; each body here leaves the tokens as they are.
@@ -37,6 +43,15 @@ class Places:
     """
 
     num_front_tokens: int = 0
+
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """Those of `PLACES` at which it acts; by default those that its class overrides.
+
+        Several tuners share a trunk by it: a place that is not named here is not called.
+        """
+        own = type(self)
+        return frozenset(p for p in PLACES if getattr(own, p) is not getattr(Places, p))
 
     def at(self, layout: Layout) -> Self:
         """Return places that know where the patches are, for one pass; by default the same ones.

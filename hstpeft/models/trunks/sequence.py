@@ -153,9 +153,9 @@ class SequenceTrunk(OneStageTrunk):
         return {**super().description(), **added}
 
     def give_bias(self, index: int | None, name: str) -> None:
-        """Give a query, key or value Linear a bias of zeros: timm has an option for it."""
+        """Give a layer without bias one of zeros; for queries, keys and values every family has it."""
         if name not in qkv_biases.ROLES:
-            super().give_bias(index, name)
+            return super().give_bias(index, name)
         linear = self.layer(index, name)
         zeros = linear.weight.new_zeros(linear.out_features)
         linear.bias = nn.Parameter(zeros, requires_grad=False)
@@ -165,8 +165,12 @@ class SequenceTrunk(OneStageTrunk):
         return qkv_biases.split_biases(self.vit.blocks, super().timm_tensors())
 
     def timm_options(self) -> dict[str, Any]:
-        """Return the options for biases that a merge has added, and for a pooling that is left out."""
-        options = qkv_biases.bias_options(self.vit.blocks, self.had_qkv_bias)
+        """Return the options for added biases, a pooling left out, and the weights' image size."""
+        options = super().timm_options()
+        options |= qkv_biases.bias_options(self.vit.blocks, self.had_qkv_bias)
+        if self.grid_size != self.vit.patch_embed.grid_size:
+            sides = zip(self.grid_size, self.patch_size, strict=True)
+            options['img_size'] = tuple(cells * pixels for cells, pixels in sides)
         if self.vit.attn_pool is None and self.vit.global_pool == 'map':
             options['global_pool'] = ''
         return options

@@ -5,6 +5,7 @@ Shapes: B batch, C width of a stage, H W pixels, h w grid of a stage. Tokens are
 
 import functools
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -58,6 +59,7 @@ class SwinTrunk(Trunk):
     """
 
     capabilities = frozenset({'front_tokens', 'stages', 'block_parts', 'maps'})
+    bias_options = MappingProxyType({'qkv_bias': ('qkv',)})
     num_prefix_tokens = 0
     output_kind = 'stage'
     out_types = ('avg_featmap', 'featmap', 'raw')
@@ -73,14 +75,16 @@ class SwinTrunk(Trunk):
     ) -> None:
         super().__init__()
         self.frozen_dtype = check_dtype(dtype)
-        self.swin = create_swin(arch, dict(arch_options or {}), detection_style)
+        self.arch, self.arch_options = arch, dict(arch_options or {})
+        self.swin = create_swin(arch, self.arch_options, detection_style)
         self.detection_style = detection_style
         self.form = ' with windows as in detectors' if detection_style else ''
         wrap_linears(self.swin.layers)
         self.block_form = describe_block(self.block(0))
         self.stage_depths = tuple(len(layer.blocks) for layer in self.swin.layers)
         self.stage_dims = tuple(layer.blocks[0].dim for layer in self.swin.layers)
-        self.num_layers, self.embed_dims = sum(self.stage_depths), self.stage_dims[-1]
+        self.num_blocks = self.num_layers = sum(self.stage_depths)
+        self.embed_dims = self.stage_dims[-1]
         self.patch_size = self.swin.patch_embed.patch_size
         self.grid_size = self.swin.patch_embed.grid_size
         self.output_dims = self.stage_dims

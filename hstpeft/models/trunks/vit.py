@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from hstpeft.models.trunks.one_stage import VIT_BIASES
 from hstpeft.models.trunks.sequence import SequenceTrunk
 from hstpeft.models.trunks.sequence_models import create_vit
 from hstpeft.registry import MODELS
@@ -38,6 +39,7 @@ class ViTTrunk(SequenceTrunk):
         UserError: Unknown or unsupported ``arch``, a wrong option, weights that do not fit.
     """
 
+    bias_options = VIT_BIASES
     capabilities = SequenceTrunk.capabilities | {'block_parts'}
 
     def __init__(
@@ -53,3 +55,4 @@ class ViTTrunk(SequenceTrunk):
     ) -> None:
         vit = create_vit(arch, dict(arch_options or {}), attn_pool)
         super().__init__(vit, arch, weights, dtype, mlp_drop_rate, window_size, global_attn_indices)
+        self.arch, self.arch_options = arch, dict(arch_options or {})

@@ -17,7 +17,15 @@ from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.bottleneck import Bottleneck
 from hstpeft.registry import MODELS
 
-FORMS = ('post', 'pfeiffer', 'intermediate', 'parallel', 'pre', 'houlsby')
+FORMS = {
+    'post': ('after_block',),
+    'pfeiffer': ('after_block',),
+    'intermediate': ('after_mlp',),
+    'parallel': ('beside_mlp',),
+    'pre': ('before_mlp_norm',),
+    'houlsby': ('after_attention', 'after_mlp'),
+}
+"""By form, the places at which adapters act."""
 INITS = ('houlsby', 'bert', 'lora')
 
 
@@ -74,7 +82,7 @@ class AdapterPlusTuner(Tuner):
         drop_path_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        check_choice('tuner.form', form, FORMS)
+        check_choice('tuner.form', form, tuple(FORMS))
         check_least('tuner.adapter_dims', adapter_dims, 1)
         check_choice('tuner.adapter_norm', adapter_norm, ('none', 'in'))
         check_choice('tuner.init', init, INITS)
@@ -117,6 +125,11 @@ class AdapterPlusTuner(Tuner):
         norms = [dict(module.named_parameters(recurse=False)) for module in trunk.modules()]
         norms = [own for own in norms if 'weight' in own and own['weight'].dim() == 1]
         return [p for own in norms for p in own.values() if id(p) in running]
+
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """Where the form has adapters."""
+        return frozenset(FORMS[self.form])
 
     def after_attention(self, index: int, branch: Tensor, normed: Tensor) -> Tensor:
         """Act in Houlsby's form."""

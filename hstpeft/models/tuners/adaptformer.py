@@ -65,6 +65,14 @@ class AdaptFormerTuner(Tuner):
             shapes = [(1, self.num_front_tokens, dims) for dims in trunk.block_dims]
             self.prompts.extend(nn.init.xavier_uniform_(torch.empty(shape)) for shape in shapes)
 
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """The MLP's, and the ends of the block if it has prompt tokens."""
+        adapters = {'beside_mlp' if self.form == 'parallel' else 'after_mlp'}
+        return frozenset(
+            adapters | ({'before_block', 'after_block'} if self.num_front_tokens else set())
+        )
+
     def description(self) -> dict[str, Any]:
         """Return form, scale and what is normalised."""
         return {'form': self.form, 'scale': self.scale, 'adapter_norm': self.adapter_norm}

@@ -67,6 +67,13 @@ class ARCTuner(Tuner):
                     nn.init.xavier_uniform_(scale)
             self.add_module(position, adapters)
 
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """The entries of the branches that have adapters."""
+        mlp = 'before_mlp_norm' if self.on_residual else 'before_mlp'
+        places = {'attention': 'before_attention', 'mlp': mlp}
+        return frozenset(places[position] for position in self.positions)
+
     def before_attention(self, index: int, tokens: Tensor) -> Tensor:
         """Adapt the normalised input of the attention."""
         return self.attention(index, tokens) if 'attention' in self.positions else tokens

@@ -44,6 +44,14 @@ class Tuner(Places, nn.Module, ABC):
         """What messages call the function that a delta was trained for; by default the class."""
         return type(self).__name__
 
+    def check_trunk(self, trunk: Trunk) -> None:
+        """Refuse a trunk that lacks what the method needs.
+
+        Raises:
+            UserError: Names the missing capability.
+        """
+        check_needs(self, trunk, self.needs)
+
     @abstractmethod
     def attach(self, trunk: Trunk) -> None:
         """Build the parameters for this trunk; called once, by the backbone."""

@@ -50,6 +50,11 @@ class MemoryTokensTuner(Tuner):
         shape = (1, self.num_memory_tokens, trunk.embed_dims)
         self.memory_tokens = nn.ParameterList(0.02 * torch.randn(shape) for _ in range(count))
 
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """The entry of a block, and its exit where the tokens are cut off."""
+        return frozenset({'before_block', *(['after_block'] if self.mode == 'standard' else [])})
+
     def description(self) -> dict[str, Any]:
         """Return the mode."""
         return {'mode': self.mode}

@@ -69,6 +69,11 @@ class VPTTuner(Tuner):
         if self.prompt_dims:
             nn.init.kaiming_normal_(self.proj.weight, a=0, mode='fan_out')
 
+    @property
+    def acting_places(self) -> frozenset[str]:
+        """The entry, and deep that of every block."""
+        return frozenset({'after_embedding', *(['before_block'] if self.deep else [])})
+
     def token_parameters(self) -> list[nn.Parameter]:
         """Return the prompts."""
         return list(self.prompts)

@@ -77,7 +77,14 @@ def test_a_misspelt_option_gets_the_nearest_name(part, option, words):
     assert str(info.value) == words
 
 
-@pytest.mark.parametrize('part', ['trunk', 'tuner'])
-def test_what_is_no_dict_is_refused(part):
-    with pytest.raises(UserError, match=rf'backbone.{part} '):
-        build(**{part: ['hstpeft.ViTTrunk']})
+@pytest.mark.parametrize(
+    ('part', 'given', 'key'),
+    [
+        ('trunk', ['hstpeft.ViTTrunk'], 'trunk'),
+        ('tuner', 'hstpeft.SSFTuner', 'tuner'),
+        ('tuner', [dict(type='hstpeft.SSFTuner'), 'hstpeft.LoRATuner'], r'tuner\.1'),
+    ],
+)
+def test_what_is_no_dict_is_refused(part, given, key):
+    with pytest.raises(UserError, match=rf'backbone\.{key} '):
+        build(**{part: given})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.models import SwinTrunk
-from hstpeft.models.trunks import Places
+from hstpeft.models.trunks import PLACES, Places
 from tests.support.families import FAMILIES, HVT, VIT, build_trunk
 from tests.support.models import images
 
@@ -58,9 +58,10 @@ class Recording(Places):
         return place
 
 
-def test_every_place_of_the_class_is_in_the_order():
+def test_every_place_of_the_class_is_named_and_in_the_order():
+    assert ('after_embedding', *ORDER) == PLACES
     own = {name for name, _ in inspect.getmembers(Places, inspect.isfunction)}
-    assert own == {'at', 'after_embedding', *ORDER}
+    assert own == {'at', *PLACES}
 
 
 def shapes_of(trunk: nn.Module) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -204,13 +204,6 @@ def test_padded_windows_of_a_swin_are_the_stated_limit_of_merging():
     assert 1e-6 < change < 1
 
 
-def test_a_linear_without_bias_cannot_take_an_adapter():
-    config = classifier(case_of(VIT), None)
-    config['backbone']['trunk']['arch_options'].update(proj_bias=False, weight_init='')
-    with pytest.raises(UserError, match='no bias'):
-        merge(build(config))
-
-
 def test_arc_adapts_an_hvt_and_merges_into_it():
     options = dict(
         embed_dim=16, depth=3, num_heads=2, img_size=32, patch_size=8, weight_init='skip'
