@@ -1,4 +1,4 @@
-"""Official checkpoints of SSF, VPT and AdaptFormer become a trunk by its own names and a delta."""
+"""Official checkpoints of other tuners become a trunk by its own names and a delta."""
 
 import pytest
 import torch
@@ -7,12 +7,15 @@ from torch import Tensor
 from hstpeft.errors import UserError
 from hstpeft.official.adaptformer import split_adaptformer
 from hstpeft.official.common import SWIN, TRUNK, swin_names
+from hstpeft.official.fact import split_fact
+from hstpeft.official.repadapter import split_repadapter
 from hstpeft.official.ssf import split_ssf, ssf_name
 from hstpeft.official.vpt import prompt_rows, split_vpt
 from hstpeft.oracle.case import Case
 from tests.support.paths import REFERENCE
 
-SYSTEMS = {'ssf': split_ssf, 'vpt': split_vpt, 'adaptformer': split_adaptformer}
+SYSTEMS = {'ssf': split_ssf, 'vpt': split_vpt, 'adaptformer': split_adaptformer,
+           'fact': split_fact, 'repadapter': split_repadapter}  # fmt: skip
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 
 

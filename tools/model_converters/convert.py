@@ -74,6 +74,8 @@ def trained_model(options: argparse.Namespace) -> nn.Module:
 def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> dict[str, Tensor]:
     """Turn an official checkpoint into the state dict of a model with the same trunk.
 
+    One that holds nothing frozen, but adapters and head, is taken to be of the model's trunk.
+
     Raises:
         UserError: The checkpoint's frozen tensors are not those of the model's trunk.
     """
@@ -85,8 +87,11 @@ def to_delta(model: nn.Module, official: Mapping[str, Tensor], split: Split) -> 
             f'{", ".join(extra[:5])} of the official checkpoint are not in the trunk: choose the '
             "config's trunk.arch (and arch_options) that the checkpoint was made for"
         )
-    for name, tensor in frozen_trunk_tensors(model.backbone).items():
-        key = f'backbone.{name}'.removeprefix(prefix)
+    frozen = {
+        f'backbone.{name}'.removeprefix(prefix): tensor
+        for name, tensor in frozen_trunk_tensors(model.backbone).items()
+    }
+    for key, tensor in frozen.items() if frozen.keys() & trunk.keys() else ():
         if key not in trunk or not torch.equal(trunk[key], tensor):
             raise UserError(
                 f'{key} of the official checkpoint is not that of the trunk: give the weights it '

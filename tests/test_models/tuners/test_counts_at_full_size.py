@@ -1,4 +1,4 @@
-"""What SSF, VPT and AdaptFormer train at full size is what the official codes train."""
+"""What the tuners that papers compare with train at full size is what the official codes train."""
 
 import json
 
@@ -15,6 +15,8 @@ VIT = dict(
 SWIN = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
 SSF = dict(type='hstpeft.SSFTuner')
 VPT = dict(type='hstpeft.VPTTuner')
+REPADAPTER = dict(type='hstpeft.RepAdapterTuner')
+FACT = dict(type='hstpeft.FacTTuner')
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner')
 MODELS_OF = {
     'vpt': {
@@ -32,6 +34,17 @@ MODELS_OF = {
         'vit_b16_ffn_num_1': (VIT, dict(ADAPTFORMER, adapter_dims=1)),
     },
     'ssf': {'vit_b16 (default)': (VIT, SSF), 'swin_b': (SWIN, SSF)},
+    'repadapter': {
+        'vit_b16_repblock_dim_8 (default)': (VIT, REPADAPTER),
+        'vit_b16_repattn_dim_8': (VIT, dict(REPADAPTER, positions=['attention'])),
+        'swin_b_repblock_dim_8': (SWIN, REPADAPTER),
+    },
+    'fact': {
+        'vit_b16_tt_rank_8': (VIT, dict(FACT, rank=8)),
+        'vit_b16_tt_rank_16': (VIT, FACT),
+        'vit_b16_tk_rank_16': (VIT, dict(FACT, form='tk')),
+        'vit_b16_tk_rank_32': (VIT, dict(FACT, form='tk', rank=32)),
+    },
 }
 CASES = [(system, case) for system, cases in MODELS_OF.items() for case in cases]
 WIDTHS = {VIT['type']: 768, SWIN['type']: 1024}

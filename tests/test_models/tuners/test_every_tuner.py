@@ -67,6 +67,9 @@ TUNERS = {
     'vpt-shallow': (dict(type='hstpeft.VPTTuner', deep=False), FRONT_TOKENS),
     'bitfit': (dict(type='hstpeft.SelectiveTuner'), EVERY),
     'adaptformer': (dict(type='hstpeft.AdaptFormerTuner'), EVERY),
+    'repadapter': (dict(type='hstpeft.RepAdapterTuner'), EVERY),
+    'fact-tt': (dict(type='hstpeft.FacTTuner', rank=3), ('vit', 'hvt')),
+    'fact-tk': (dict(type='hstpeft.FacTTuner', form='tk', rank=3), ('vit', 'hvt')),
 }
 DEFINED = [(name, trunk) for name, (_, trunks) in TUNERS.items() for trunk in trunks]
 UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not in TUNERS[name][1]]

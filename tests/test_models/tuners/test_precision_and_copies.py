@@ -13,6 +13,9 @@ TUNERS = {
     'ssf': dict(type='hstpeft.SSFTuner'),
     'vpt': dict(type='hstpeft.VPTTuner', num_tokens=2),
     'vpt-shallow': dict(type='hstpeft.VPTTuner', num_tokens=2, deep=False),
+    'repadapter': dict(type='hstpeft.RepAdapterTuner'),
+    'fact-tt': dict(type='hstpeft.FacTTuner', rank=3),
+    'fact-tk': dict(type='hstpeft.FacTTuner', form='tk', rank=3),
     'adaptformer': dict(type='hstpeft.AdaptFormerTuner', scale='learned', adapter_norm='in'),
     'adaptformer-sequential': dict(type='hstpeft.AdaptFormerTuner', form='sequential'),
 }
@@ -24,9 +27,10 @@ ALL = {**TUNERS, **SELECTIVE}
 
 
 def pairs(tuners):
-    """Every tuner on every family; an HVT has no place for VPT's prompts."""
+    """Every tuner on every family that it is defined for."""
     every = [(tuner, family) for tuner in tuners for family in FAMILIES]
-    return [(t, f) for t, f in every if not (t.startswith('vpt') and f == 'hvt')]
+    undefined = [('vpt', 'hvt'), ('fact', 'swin')]
+    return [(t, f) for t, f in every if (t.partition('-')[0], f) not in undefined]
 
 
 @pytest.mark.parametrize(('tuner', 'family'), pairs(TUNERS))
