@@ -55,6 +55,27 @@ def split_trunk(
     return trunk, {key: own[key] for key in own if not key.startswith(prefix)}
 
 
+def split_trained(
+    official: Mapping[str, Tensor], names: Names, system: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Part a checkpoint whose trunk keeps its own names, or is not in it, from what was trained.
+
+    Args:
+        official: The checkpoint.
+        names: Of what was trained.
+        system: For the message.
+
+    Returns:
+        The trunk by its own names, and the rest by ours.
+
+    Raises:
+        UserError: Something that was trained is missing.
+    """
+    trunk = {key: value for key, value in official.items() if key not in names}
+    trained = {key: value for key, value in official.items() if key in names}
+    return trunk, translate(trained, names, system)
+
+
 def join_trunk(
     trunk: Mapping[str, Tensor], state: Mapping[str, Tensor], prefix: str = TRUNK
 ) -> dict[str, Tensor]:

@@ -25,6 +25,7 @@ EVERY = ('vit', 'eva', 'swin', 'hvt')
 ONE_SEQUENCE = ('vit', 'eva')
 FRONT_TOKENS = ('vit', 'eva', 'swin')
 MAPS = ('vit', 'eva', 'swin')
+ONE_WIDTH = ('vit', 'eva', 'hvt')
 LINEARS = ('qkv', 'proj', 'fc1', 'fc2')
 
 
@@ -55,6 +56,9 @@ TUNERS = {
     'adaptformer': row('AdaptFormerTuner'),
     'adapter-plus': row('AdapterPlusTuner'),
     'houlsby': row('AdapterPlusTuner', form='houlsby', train_norms=True),
+    'repadapter': row('RepAdapterTuner', adapter_dims=4),
+    'fact-tt': row('FacTTuner', ONE_WIDTH, rank=4),
+    'fact-tk': row('FacTTuner', ONE_WIDTH, form='tk', rank=4),
     'convpass': row('ConvpassTuner', MAPS, adapter_dims=4),
     'mona': row('MonaTuner', MAPS, adapter_dims=4),
 }
@@ -63,6 +67,7 @@ UNDEFINED = [(name, trunk) for name in TUNERS for trunk in TRUNKS if trunk not i
 REFUSAL = r'is not defined for a|does not exist for a Swin'
 MERGES = (
     'frozen', 'full', 'arc', 'arc-att', 'lora', 'lora-q-v', 'dora', 'ssf', 'bitfit', 'apla', 'last-blocks',
+    'repadapter', 'fact-tt', 'fact-tk',
 )  # fmt: skip
 UNMERGEABLE = [pair for pair in DEFINED if pair[0] not in MERGES or pair in (('arc', 'swin'),)]
 NOT_AS_TRUNK = (
@@ -109,6 +114,11 @@ def _of_linears(trunk: Trunk, value: Callable[[nn.Linear], int], roles=LINEARS) 
     return sum(value(trunk.layer(i, role)) for i, role in found if role in roles)
 
 
+def _norms(trunk: Trunk) -> int:
+    norms = [m for m in trunk.modules() if isinstance(getattr(m, 'weight', None), nn.Parameter)]
+    return sum(2 * len(m.weight) for m in norms if m.weight.dim() == 1)
+
+
 COUNTS: dict[str, Callable[[Trunk], int]] = {
     'frozen': lambda t: 0,
     'full': lambda t: sum(p.numel() for p in t.running_parameters()),
@@ -125,5 +135,17 @@ COUNTS: dict[str, Callable[[Trunk], int]] = {
     'vpt': lambda t: 2 * sum(t.block_dims),
     'vpt-shallow': lambda t: 5 * t.block_dims[0],
     'adaptformer': lambda t: sum(2 * 64 * c + 64 + c for c in t.block_dims),
+    'adapter-plus': lambda t: sum(2 * 8 * c + 8 + 2 * c for c in t.block_dims),
+    'houlsby': lambda t: sum(2 * (2 * 8 * c + 8 + 2 * c) for c in t.block_dims) + _norms(t),
+    'lora-q-v': lambda t: sum(2 * 2 * 2 * c for c in t.block_dims),
+    'dora': lambda t: sum(2 * 4 * c + 3 * c for c in t.block_dims),
+    'apla': lambda t: _of_linears(t, lambda x: x.weight.numel() + x.out_features, ('proj',)),
+    'repadapter': lambda t: sum(2 * (4 * c + 4 + 2 * c + c) for c in t.block_dims),
+    'fact-tt': lambda t: 2 * 4 * t.embed_dims + t.num_layers * 12 * 4**2,
+    'fact-tk': lambda t: 2 * 4 * t.embed_dims + 4**3 + 4 * 12 * t.num_layers,
+    'convpass': lambda t: sum(2 * (2 * 4 * c + 4 + c + 9 * 4**2 + 4) for c in t.block_dims),
+    'mona': lambda t: sum(
+        2 * (4 * c + 2 * 4 * c + 4 + c + (9 + 25 + 49 + 3) * 4 + 4**2 + 4) for c in t.block_dims
+    ),
 }  # fmt: skip
 """Trained values of a tuner in closed form, of a trunk without it."""

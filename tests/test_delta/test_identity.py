@@ -96,6 +96,19 @@ OPTIONS = {
         'drop_rate': [Change(0.3, SAME)],
         'num_prompt_tokens': [Change(2, TENSORS)],
     },
+    'RepAdapterTuner': {
+        'positions': [Change(['attention'], TENSORS)],
+        'adapter_dims': [Change(4, TENSORS)],
+        'num_groups': [Change(4, TENSORS)],
+        'scale': [Change(0.5, FUNCTION)],
+        'drop_rate': [Change(0.3, SAME)],
+    },
+    'FacTTuner': {
+        'form': [Change('tk', TENSORS)],
+        'rank': [Change(3, TENSORS)],
+        'scale': [Change(0.5, FUNCTION)],
+        'drop_rate': [Change(0.3, SAME)],
+    },
     'AdapterPlusTuner': {
         'form': [
             Change('parallel', FUNCTION),
@@ -119,7 +132,15 @@ OPTIONS = {
         'conv_init': [Change('xavier', SAME)],
         'drop_rate': [Change(0.3, SAME)],
     },
-    'SelectiveTuner': {'parts': [Change(['norms'], TENSORS)]},
+    'SelectiveTuner': {
+        'parts': [Change(['norms'], TENSORS)],
+        'last_blocks': [Change(2, TENSORS)],
+        'parameters': [Change(['cls_token'], TENSORS)],
+    },
+    'HFPeftTuner': {
+        'peft_type': [Change('DORA', TENSORS, dict(peft_type='LORA'))],
+        'positions': [Change(['fc1'], TENSORS, dict(peft_type='LORA'))],
+    },
 }  # fmt: skip
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 CHANGES = [
@@ -163,7 +184,7 @@ SCALARS = [
 
 @pytest.mark.parametrize(('tuner', 'option', 'default'), SCALARS)
 def test_a_changed_number_or_switch_of_any_tuner_is_another_delta(tuner, option, default):
-    value = not default if isinstance(default, bool) else default + 1
+    value = not default if isinstance(default, bool) else 2 * default or 1
     states = [backbone(tuner, options).state_dict() for options in ({}, {option: value})]
     shapes = [{key: x.shape for key, x in state.items()} for state in states]
     identities = [decode_identity(state['_extra_state']).function for state in states]

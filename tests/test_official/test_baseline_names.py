@@ -9,7 +9,9 @@ from hstpeft.official.adapter_plus import split_adapter_plus
 from hstpeft.official.adaptformer import split_adaptformer
 from hstpeft.official.common import SWIN, TRUNK, swin_names
 from hstpeft.official.convpass import split_convpass
+from hstpeft.official.fact import split_fact
 from hstpeft.official.mona import split_mona
+from hstpeft.official.repadapter import split_repadapter
 from hstpeft.official.ssf import split_ssf, ssf_name
 from hstpeft.official.vpt import prompt_rows, split_vpt
 from hstpeft.oracle.case import Case
@@ -22,6 +24,8 @@ SYSTEMS = {
     'adapter_plus': split_adapter_plus,
     'convpass': split_convpass,
     'mona': split_mona,
+    'fact': split_fact,
+    'repadapter': split_repadapter,
 }
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 
@@ -58,7 +62,7 @@ def test_the_trunk_has_the_names_of_its_own_weight_files(path):
         depths = Case(path, torch.float32).arguments['depths']
         by_timm = {name.removeprefix(SWIN) for name in swin_names(tuple(depths)).values()}
         by_microsoft = set(swin_names(tuple(depths)))
-        assert trunk.keys() == (by_timm if system == 'vpt' else by_microsoft)
+        assert trunk.keys() == (by_timm if system in ('vpt', 'repadapter') else by_microsoft)
         return
     outer = {'cls_token', 'pos_embed', 'patch_embed.proj.weight', 'patch_embed.proj.bias'}
     layers = ('norm1', 'attn.qkv', 'attn.proj', 'norm2', 'mlp.fc1', 'mlp.fc2')

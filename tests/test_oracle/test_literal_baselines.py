@@ -9,13 +9,22 @@ import torch
 from torch.nn import functional as F
 
 from hstpeft.oracle.case import Case
-from hstpeft.oracle.literal import adapter_plus, adaptformer, convpass, mona, ssf, vpt
+from hstpeft.oracle.literal import (
+    adapter_plus,
+    adaptformer,
+    convpass,
+    fact,
+    mona,
+    repadapter,
+    ssf,
+    vpt,
+)
 from hstpeft.oracle.literal.hst import is_buffer
 from hstpeft.oracle.literal.module import OfficialModule
 from tests.support.made_cases import name_stages, name_tokens
 from tests.support.paths import REFERENCE
 
-SYSTEMS = ('ssf', 'vpt', 'adaptformer', 'adapter_plus', 'convpass', 'mona')
+SYSTEMS = ('ssf', 'vpt', 'adaptformer', 'adapter_plus', 'convpass', 'mona', 'fact', 'repadapter')
 CASES = [path for system in SYSTEMS for path in sorted((REFERENCE / system).glob('*.json'))]
 # float32 is what the official features and gradients are computed in; a case says how far its
 # features are from its own in float64.
@@ -40,6 +49,11 @@ def literal_of(case: Case) -> OfficialModule:
         return convpass.LiteralConvpass(case.weights, options)
     if case.meta['system'] == 'mona':
         return mona.LiteralMona(case.weights, mona.MonaOptions(a['window']))
+    if case.meta['system'] == 'fact':
+        return fact.LiteralFacT(case.weights, fact.FacTOptions(a['heads'], a['scale']))
+    if case.meta['system'] == 'repadapter':
+        options = repadapter.RepAdapterOptions(a['heads'], a['scale'], a.get('window', 0))
+        return repadapter.LiteralRepAdapter(case.weights, options)
     if case.meta['system'] == 'ssf':
         return ssf.LiteralSSF(case.weights, ssf.SSFOptions(a['heads'], a.get('window', 0)))
     return vpt.LiteralVPT(case.weights, vpt.VPTOptions(a['heads'], a.get('window', 0)))
@@ -107,12 +121,20 @@ def made_shapes(meta: dict) -> dict[str, tuple[int, ...]]:
         size = (a['embed width'], a['depths'], a['heads'], grid, a['patch size'], a['window'])
         if system == 'convpass':
             return convpass.convpass_swin_shapes(*size, a['classes'], *bypass)
+        if system == 'repadapter':
+            own = (a['dim'], a['groups'], a['method'], a['mlp ratio'])
+            return repadapter.repadapter_swin_shapes(*size, a['classes'], *own)
         if system == 'ssf':
             return ssf.ssf_swin_shapes(*size, a['classes'], a['mlp ratio'])
         return vpt.vpt_swin_shapes(*size, a['classes'], a['NUM_TOKENS'], a['DEEP'], a['mlp ratio'])
     size = (a['hidden size'], a['layers'], grid, a['patch size'], a['classes'])
     if system == 'convpass':
         return convpass.convpass_vit_shapes(*size, *bypass)
+    if system == 'fact':
+        return fact.fact_shapes(*size, a['kind'], a['rank'])
+    if system == 'repadapter':
+        own = (a['dim'], a['groups'], a['method'], a['mlp ratio'])
+        return repadapter.repadapter_vit_shapes(*size, *own)
     if system == 'ssf':
         return ssf.ssf_vit_shapes(*size, a['mlp ratio'])
     return vpt.vpt_vit_shapes(*size, a['mlp size'], a['NUM_TOKENS'], a['DEEP'], a['PROJECT'])

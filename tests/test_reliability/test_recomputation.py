@@ -35,6 +35,7 @@ CASES = {
     'vpt': (None, dict(type='hstpeft.VPTTuner', drop_rate=0.3)),
     'vpt-shallow-projected': (None, dict(type='hstpeft.VPTTuner', deep=False, prompt_dims=6)),
     'swin-vpt': (SWIN_DROPS, dict(type='hstpeft.VPTTuner', drop_rate=0.3)),
+    'fact-tk': (None, dict(type='hstpeft.FacTTuner', form='tk', rank=3)),
     'adaptformer': (None, dict(type='hstpeft.AdaptFormerTuner', num_prompt_tokens=2)),
     'swin-adaptformer': (SWIN_DROPS, dict(type='hstpeft.AdaptFormerTuner', form='sequential')),
     'adapter-plus': (None, dict(type='hstpeft.AdapterPlusTuner', drop_path_rate=0.4)),

@@ -1,6 +1,6 @@
 """What the checks of several systems share: a classifier without neck, filled and watched."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmpretrain.registry import MODELS
@@ -90,3 +90,22 @@ def add_loss(case: Case, outputs: dict[str, Tensor]) -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trainable parameters by our names."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def renamed(
+    model: nn.Module, join: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters and their gradients by official names, in official shapes.
+
+    Args:
+        model: After the backward pass, if there is one.
+        join: From tensors by our names to the official ones.
+    """
+    own = trainable(model)
+    found = {key: nn.Parameter(value.detach()) for key, value in join(own).items()}
+    sizes = (sum(p.numel() for p in each.values()) for each in (own, found))
+    assert len(set(sizes)) == 1, 'the official names leave out something that is trained'
+    gradients = {name: p.grad for name, p in own.items() if p.grad is not None}
+    for key, gradient in join(gradients).items() if gradients else ():
+        found[key].grad = gradient
+    return found

@@ -59,3 +59,16 @@ def add_to_bias(trunk: Trunk, index: int | None, name: str, offset: Tensor) -> N
     if layer.bias is None:
         trunk.give_bias(index, name)
     layer.bias.data = (layer.bias.detach().double() + offset).to(layer.bias.dtype)
+
+
+def add_to_weight(trunk: Trunk, index: int, name: str, update: Tensor) -> None:
+    """Let a Linear give ``y + update x`` for x where it gave y, in place.
+
+    Args:
+        trunk: The trunk.
+        index: Number of the block.
+        name: Role of the Linear.
+        update: (O, I).
+    """
+    weight = trunk.layer(index, name).weight
+    weight.data = (weight.detach().double() + update.detach().double()).to(weight.dtype)

@@ -17,6 +17,8 @@ VIT = dict(
 SWIN = dict(type='hstpeft.SwinTrunk', arch='swin_base_patch4_window7_224')
 SSF = dict(type='hstpeft.SSFTuner')
 VPT = dict(type='hstpeft.VPTTuner')
+REPADAPTER = dict(type='hstpeft.RepAdapterTuner')
+FACT = dict(type='hstpeft.FacTTuner')
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner')
 ADAPTER_PLUS = dict(type='hstpeft.AdapterPlusTuner')
 HOULSBY = dict(ADAPTER_PLUS, form='houlsby', scale=1.0, train_norms=True)
@@ -58,6 +60,17 @@ MODELS_OF = {
         'vit_b16_parallel_dim_8 (AdaptFormer ablation)': (VIT, PARALLEL),
     },
     'ssf': {'vit_b16 (default)': (VIT, SSF), 'swin_b': (SWIN, SSF)},
+    'repadapter': {
+        'vit_b16_repblock_dim_8 (default)': (VIT, REPADAPTER),
+        'vit_b16_repattn_dim_8': (VIT, dict(REPADAPTER, positions=['attention'])),
+        'swin_b_repblock_dim_8': (SWIN, REPADAPTER),
+    },
+    'fact': {
+        'vit_b16_tt_rank_8': (VIT, dict(FACT, rank=8)),
+        'vit_b16_tt_rank_16': (VIT, FACT),
+        'vit_b16_tk_rank_16': (VIT, dict(FACT, form='tk')),
+        'vit_b16_tk_rank_32': (VIT, dict(FACT, form='tk', rank=32)),
+    },
 }
 CASES = [(system, case) for system, cases in MODELS_OF.items() for case in cases]
 WIDTHS = {VIT['arch']: 768, SWIN['arch']: 1024, SWIN_LARGE['arch']: 1536}

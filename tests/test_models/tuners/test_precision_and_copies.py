@@ -15,6 +15,9 @@ TUNERS = {
     'vpt-shallow': dict(type='hstpeft.VPTTuner', num_tokens=2, deep=False),
     'convpass': dict(type='hstpeft.ConvpassTuner'),
     'mona': dict(type='hstpeft.MonaTuner', adapter_dims=6),
+    'repadapter': dict(type='hstpeft.RepAdapterTuner'),
+    'fact-tt': dict(type='hstpeft.FacTTuner', rank=3),
+    'fact-tk': dict(type='hstpeft.FacTTuner', form='tk', rank=3),
     'adaptformer': dict(type='hstpeft.AdaptFormerTuner', scale='learned', adapter_norm='in'),
     'adapter-plus': dict(type='hstpeft.AdapterPlusTuner', adapter_norm='in'),
     'houlsby': dict(type='hstpeft.AdapterPlusTuner', form='houlsby', scale='learned'),
@@ -28,10 +31,10 @@ ALL = {**TUNERS, **SELECTIVE}
 
 
 def pairs(tuners):
-    """Every tuner on every family; an HVT has no place for VPT's prompts, and no maps."""
+    """Every tuner on every family that it is defined for."""
     every = [(tuner, family) for tuner in tuners for family in FAMILIES]
-    without_hvt = ('vpt', 'convpass', 'mona')
-    return [(t, f) for t, f in every if not (t.startswith(without_hvt) and f == 'hvt')]
+    undefined = [('vpt', 'hvt'), ('convpass', 'hvt'), ('mona', 'hvt'), ('fact', 'swin')]
+    return [(t, f) for t, f in every if (t.partition('-')[0], f) not in undefined]
 
 
 @pytest.mark.parametrize(('tuner', 'family'), pairs(TUNERS))

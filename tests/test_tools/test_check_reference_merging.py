@@ -1,0 +1,142 @@
+"""`tools/check_reference.py` on RepAdapter and FacT: official cases, others, and what must fail."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import made_fact_cases, made_repadapter_cases
+from tests.support.paths import REFERENCE
+from tests.support.precisions import each_precision, each_precision_option
+from tools import check_reference
+
+VIT, SWIN = made_repadapter_cases.write_vit_case, made_repadapter_cases.write_swin_case
+FACT = made_fact_cases.write_case
+NUM_OFFICIAL = {'repadapter': 3, 'fact': 2}
+COMMON = ('mode', 'seed', 'labels')
+
+# What each made case changes of the defaults in tests/support/made_*_cases.py.
+OTHERS = {
+    VIT: {
+        'attention alone, wide image': dict(method='repattn', size=(32, 80), patch=16, scale=2),
+        'one group, one block': dict(groups=1, depth=1),
+        'as many groups as dims, dropout in eval mode': dict(groups=8, adapter_dims=8, dropout=0.1),
+        'qkv without bias, an MLP that is no multiple': dict(qkv_bias=False, mlp_ratio=2.7, seed=3),
+        'no labels, wider than the trunk': dict(labels=None, adapter_dims=40, scale=0.1),
+    },
+    SWIN: {
+        'attention alone, wide image': dict(method='repattn', size=(16, 48), scale=1),
+        'four stages, one group': dict(
+            depths=(1, 2, 2, 1), heads=(1, 2, 2, 4), window=2, width=8, groups=1, drop_path=0.1
+        ),
+        'one stage, four groups, qkv without bias': dict(
+            depths=(3,), heads=(2,), groups=4, adapter_dims=8, qkv_bias=False, seed=5
+        ),
+        'a window that covers the map': dict(window=8, mlp_ratio=2.7, width=20),
+    },
+    FACT: {
+        'TT, one block, wide image': dict(depth=1, size=(32, 80), patch=16, scale=0.01),
+        'TT, rank 1, qkv without bias': dict(rank=1, qkv_bias=False, seed=3),
+        'TT, rank above the width, dropout in eval mode': dict(rank=40, dropout=0.1, scale=0.1),
+        'TT, MLP of another width': dict(mlp_ratio=2),
+        'TT, no labels': dict(labels=None),
+        'TK, one block, wide image': dict(kind='TK', depth=1, size=(32, 80), patch=16, scale=0.01),
+        'TK, rank 1, qkv without bias': dict(kind='TK', rank=1, qkv_bias=False, seed=3),
+        'TK, deep and narrow': dict(kind='TK', depth=7, width=16, heads=4, rank=6, scale=0.1),
+        'TK, MLP of another width': dict(kind='TK', mlp_ratio=3, labels=(3, 1, 0)),
+    },
+}  # fmt: skip
+FLAT = [
+    pytest.param(write, options, id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}')
+    for write, cases in OTHERS.items()
+    for name, options in cases.items()
+]
+
+
+def check(folder: Path, *options: str) -> int:
+    return check_reference.main([str(folder), *options])
+
+
+@each_precision_option
+@pytest.mark.parametrize('system', NUM_OFFICIAL)
+def test_the_official_cases_pass(system, options, capsys):
+    assert check(REFERENCE, '--system', system, *options) == 0
+    assert capsys.readouterr().out.endswith(f'{NUM_OFFICIAL[system]} passed, 0 failed\n')
+
+
+@each_precision
+@pytest.mark.parametrize(('write', 'options'), FLAT)
+def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, capsys):
+    common = {name: options[name] for name in COMMON if name in options}
+    write(tmp_path, {k: v for k, v in options.items() if k not in COMMON}, **common)
+    status = check(tmp_path, *(['--float64'] if float64 else []))
+    assert status == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('write', 'options', 'array'),
+    [
+        (VIT, {}, 'grad/blocks.1.adapter_mlp.conv_B.weight'),
+        (SWIN, {}, 'stage1'),
+        (FACT, {}, 'grad/blocks.1.attn.v_FacTs.weight'),
+        (FACT, dict(kind='TK'), 'grad/FacTp'),
+    ],
+)
+def test_one_changed_number_fails(tmp_path, write, options, array, capsys):
+    path = write(tmp_path, options).with_suffix('.npz')
+    arrays = dict(np.load(path))
+    changed = arrays[array].astype(np.float64).reshape(-1)
+    changed[np.abs(changed).argmax()] *= 1.1
+    arrays[array] = changed.reshape(arrays[array].shape)
+    np.savez(path, **arrays)
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'FAILED' in out and array in out
+
+
+def argument(name: str, value: object) -> Callable[[dict], None]:
+    """Make a change of one argument."""
+    return lambda meta: meta['arguments'].update({name: value})
+
+
+def training(meta: dict) -> None:
+    meta['mode'] = 'train'
+
+
+def without(key: str) -> Callable[[dict], None]:
+    """Make a change that leaves a parameter out."""
+
+    def change(meta: dict) -> None:
+        meta['parameters'] = [entry for entry in meta['parameters'] if entry[0] != key]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('write', 'change', 'word'),
+    [
+        (VIT, training, 'dropout'),
+        (VIT, argument('number of wings', 2), 'number of wings'),
+        (VIT, argument('method', 'repmlp'), "'repmlp'"),
+        (VIT, argument('method', 'repattn'), 'the model has no'),
+        (VIT, argument('groups', 3), 'num_groups 3 must divide'),
+        (VIT, without('blocks.2.adapter_mlp.conv_A.bias'), 'blocks.2.adapter_mlp.conv_A.bias'),
+        (SWIN, argument('scale', 0.6), 'stage0'),
+        (FACT, training, 'dropout'),
+        (FACT, argument('number of wings', 2), 'number of wings'),
+        (FACT, argument('kind', 'TD'), "'td'"),
+        (FACT, argument('rank', 4), 'shape'),
+        (FACT, argument('scale', 1.1), 'layer0'),
+        (FACT, without('blocks.1.attn.k_FacTs.weight'), 'blocks.1.attn.k_FacTs.weight'),
+    ],
+)
+def test_a_changed_description_fails(tmp_path, write, change, word, capsys):
+    path = write(tmp_path, {})
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+    assert check(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert 'FAILED' in out and word in out, out
