@@ -202,6 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not options.weights.is_file():
             raise UserError(f'--weights {options.weights} does not exist')
         options.weights, options.root = options.weights.resolve(), options.root.resolve()
+        options.out.mkdir(parents=True, exist_ok=True)
         tuners = check_names('--tuners', options.tuners, list_tuners())
         results = [result for tuner in tuners for result in compare(options, tuner)]
         rows = summarise(results, TASKS, options.cost)
