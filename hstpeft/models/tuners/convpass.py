@@ -165,4 +165,4 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def drop_path_rate(trunk: Trunk, index: int) -> float:
     """Return at what rate a block drops its branches: none where it has no such layer."""
-    return getattr(trunk.block(index).drop_path1, 'drop_prob', 0.0)
+    return getattr(getattr(trunk.block(index), 'drop_path1', None), 'drop_prob', 0.0)
