@@ -121,7 +121,7 @@ def check_options(peft_type: str, kind: type, options: Mapping[str, Any]) -> Non
     known = fields.keys() - {field.name for field in dataclasses.fields(peft.PeftConfig)}
     for name, value in options.items():
         if name not in known:
-            hint = nearest(name, known - _FROM_ELSEWHERE.keys())
+            hint = nearest(name, {*known, 'positions'} - _FROM_ELSEWHERE.keys())
             raise UserError(f'tuner.{name}: peft has no such option for {peft_type}: {hint}')
         if name in _FROM_ELSEWHERE and value != fields[name].default:
             raise UserError(f'tuner.{name} {value!r} cannot be set: {_FROM_ELSEWHERE[name]}')
