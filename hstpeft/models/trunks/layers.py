@@ -33,6 +33,8 @@ BLOCK_LAYERS = {
     'fc2': 'mlp.fc2',
 }
 """By role, the place of a layer inside a block of timm's, in the order in which they run."""
+BRANCHES = ('attention', 'mlp')
+"""What a block adds to the residual stream, in the order in which they run."""
 READERS = {'attention': ('qkv', 'q', 'k', 'v'), 'mlp': ('fc1', 'fc1_g', 'fc1_x')}
 """By branch, the roles of the Linears that read its normalised input, of which a block has some."""
 OUTER_LAYERS = {
