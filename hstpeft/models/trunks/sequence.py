@@ -127,7 +127,7 @@ class SequenceTrunk(OneStageTrunk):
         return apply_norm(self.vit.fc_norm, tokens[:, self.num_prefix_tokens :].mean(dim=1))
 
     def attention_pool(self, tokens: Tensor) -> Tensor:
-        """Let the pre-trained query read all tokens, a tuner's included, and apply fc_norm."""
+        """Let the pre-trained query read the tokens that timm's does and a tuner's; apply fc_norm."""
         held = next(self.vit.attn_pool.parameters(), tokens)
         pooled = self.vit.pool(tokens.to(held.dtype)).to(tokens.dtype)
         return apply_norm(self.vit.fc_norm, pooled)
