@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.logging import MMLogger
 
+from hstpeft.compat import close_loggers
 from hstpeft.delta.writing import write_file
 from hstpeft.engine.config import config_root
 from hstpeft.errors import UserError, check_names, one_line_errors
@@ -157,14 +157,6 @@ def run(
     shutil.rmtree(work_dir)
     close_loggers()
     return result
-
-
-def close_loggers() -> None:
-    """Close the log file of a finished run; mmengine keeps all of them open."""
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            handler.close()
-    MMLogger._instance_dict.clear()
 
 
 def compare(options: argparse.Namespace, tuner: str) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@
 Every name of timm's families ViT, Eva and Swin is built, shrunken but for what is special about it
 (two blocks, width 32; patch size, windows, norms, MLP, pooling, tokens stay), with random weights that
 are trivial nowhere. Each block's or stage's output, the final norm's and the pooled one must equal
-timm's own to 1e-5 of the greatest value (attention pooling too, if it is kept), on the native grid and on another that is not square. What a
-trunk refuses is counted with its reason, related families too.
+timm's own to 1e-5 of the greatest value (attention pooling too, if it is kept), on the native grid and
+on another that is not square. What a trunk refuses is counted with its reason, related families too.
 
 The table is hstpeft/models/trunks/support.json, which `hstpeft.apis.list_trunks` reads; the page is
 docs/trunks.md. Nothing is written if a difference is too great; the exit status is then 1. All takes

@@ -80,9 +80,9 @@ def shake(backbone: nn.Module, size: float = 0.1, seed: int = 0) -> nn.Module:
     return backbone
 
 
-def timm_model(family: str, tensors: dict[str, Tensor]) -> nn.Module:
+def timm_model(family: str, tensors: dict[str, Tensor], **options: Any) -> nn.Module:
     """Build what timm alone makes of weights by its names; they must be exactly those it wants."""
     arch = TRUNKS[family]['arch']
-    net = timm.create_model(arch, num_classes=0, **TRUNKS[family]['arch_options'])
+    net = timm.create_model(arch, num_classes=0, **TRUNKS[family]['arch_options'], **options)
     net.load_state_dict(tensors, strict=True)
     return net.eval()

@@ -11,6 +11,8 @@ from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners import CombinedTuner, Tuner
 from hstpeft.registry import MODELS
 
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
 
 def build_trunk(cfg: Mapping[str, Any]) -> Trunk:
     """Build a trunk.
@@ -65,6 +67,10 @@ def _build(key: str, cfg: Any, base: type) -> Any:
     for name in options:
         if name not in known and not takes_any:
             raise UserError(f'backbone.{key} has no option {name!r}: {nearest(name, known)}')
+    needed = [p.name for p in known.values() if p.default is p.empty and p.kind is _NAMED]
+    for name in needed:
+        if name not in options:
+            raise UserError(f'backbone.{key} {kind.__name__} needs {name}: add {name}=...')
     return _call(key, kind, options)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.layers import BEHIND_BLOCKS, NamedLayers, own_parameters
+from hstpeft.models.trunks.layers import BEHIND_BLOCKS, NamedLayers
 from hstpeft.models.trunks.layout import Layout
+from hstpeft.models.trunks.parameters import own_parameters
 from hstpeft.models.trunks.places import Places
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hstpeft.errors import UserError, check_choice, check_least, check_rate
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.trunks.layers import AdaptedLayer
+from hstpeft.models.trunks.layers import BRANCHES, AdaptedLayer
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.factors import Factors, TensorTrain, Tucker
 from hstpeft.models.tuners.folding import add_to_weight
@@ -111,7 +111,7 @@ def cut_layers(trunk: Trunk, index: int) -> Mapping[str, tuple[int, int]]:
         UserError: Some are not made of pieces of the trunk's width as those of a plain block are.
     """
     width = trunk.embed_dims
-    readers = [trunk.readers(index, branch) for branch in ('attention', 'mlp')]
+    readers = [trunk.readers(index, branch) for branch in BRANCHES]
     names = [*readers[0], 'proj', *readers[1], 'fc2']
     shapes = {name: tuple(trunk.layer(index, name).weight.shape) for name in names}
     ratio = shapes['fc2'][1] // width

@@ -78,6 +78,19 @@ def test_a_misspelt_option_gets_the_nearest_name(part, option, words):
 
 
 @pytest.mark.parametrize(
+    ('part', 'kind', 'words'),
+    [
+        ('trunk', 'EvaTrunk', 'backbone.trunk EvaTrunk needs arch: add arch=...'),
+        ('tuner', 'HFPeftTuner', 'backbone.tuner HFPeftTuner needs peft_type: add peft_type=...'),
+    ],
+)
+def test_an_option_without_default_that_is_left_out_is_named(part, kind, words):
+    with pytest.raises(UserError) as info:
+        build(**{part: dict(type=f'hstpeft.{kind}')})
+    assert str(info.value) == words
+
+
+@pytest.mark.parametrize(
     ('part', 'given', 'key'),
     [
         ('trunk', ['hstpeft.ViTTrunk'], 'trunk'),
