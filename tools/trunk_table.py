@@ -46,7 +46,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def encode(table: dict[str, Support]) -> str:
     """Write the table as JSON, a name a line; what says nothing is left out."""
     lines = [
-        json.dumps({key: value for key, value in row._asdict().items() if value not in (None, '')})
+        json.dumps(
+            {key: value for key, value in row._asdict().items() if value not in (None, '', ())}
+        )
         for row in (_rounded(table[arch]) for arch in sorted(table))
     ]
     models = ',\n'.join(lines)

@@ -25,6 +25,7 @@ CAPABILITIES = {
     'whole_image': 'attention that reads the whole image in every block',
     'block_parts': 'blocks whose norms, projections and attention can be run one by one',
     'maps': 'outputs that are maps',
+    'whole_widths': 'Linears of whole multiples of its width, and no gates, in every block',
 }
 """What a tuner may need of a trunk, in words."""
 

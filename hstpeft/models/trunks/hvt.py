@@ -72,7 +72,7 @@ class HVTTrunk(OneStageTrunk):
             that do not fit.
     """
 
-    capabilities = frozenset({'one_stage', 'whole_image'})
+    capabilities = frozenset({'one_stage', 'whole_image', 'whole_widths'})
     bias_options = VIT_BIASES
     num_prefix_tokens = 0
     out_types = ('avg_featmap', 'raw')

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hstpeft.models.trunks.base import Trunk
 from hstpeft.models.trunks.blocks import apply_norm
+from hstpeft.models.trunks.widths import cut_layers
 
 VIT_BIASES = MappingProxyType(
     {'qkv_bias': ('qkv',), 'proj_bias': ('proj', 'fc1', 'fc1_g', 'fc1_x', 'fc2')}
@@ -80,6 +81,9 @@ class OneStageTrunk(Trunk):
         self.grid_size = self.vit.patch_embed.grid_size
         self.output_dims = (self.embed_dims,) * self.num_layers
         self.output_strides = (self.patch_size,) * self.num_layers
+        blocks = range(self.num_layers)
+        if any(cut_layers(self, self.embed_dims, index) is None for index in blocks):
+            self.capabilities = self.capabilities - {'whole_widths'}
 
 
 def describe_blocks(net: nn.Module, block: nn.Module) -> dict[str, Any]:

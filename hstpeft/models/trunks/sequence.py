@@ -39,7 +39,9 @@ class SequenceTrunk(OneStageTrunk):
         global_attn_indices: Blocks without windows.
     """
 
-    capabilities = frozenset({'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'maps'})
+    capabilities = frozenset(
+        {'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'maps', 'whole_widths'}
+    )
 
     def __init__(
         self,

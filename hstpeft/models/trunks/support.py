@@ -16,6 +16,7 @@ class Support(NamedTuple):
         trunk: Class that runs it; None if it is refused.
         maps: Whether its outputs are maps.
         class_token: Whether it has a class token.
+        lacks: Capabilities that its class has and it has not.
         difference: Greatest difference to timm's own outputs, relative to the greatest of them.
         reason: Why it is refused.
         remedy: What to do then.
@@ -26,6 +27,7 @@ class Support(NamedTuple):
     trunk: str | None = None
     maps: bool = False
     class_token: bool = False
+    lacks: tuple[str, ...] = ()
     difference: float | None = None
     reason: str = ''
     remedy: str = ''
