@@ -36,4 +36,5 @@ class Support(NamedTuple):
 def read_support() -> tuple[str, dict[str, Support]]:
     """Read the table: the version of timm that it is about, and its rows by name."""
     table = json.loads(FILE.read_text(encoding='utf-8'))
-    return table['timm'], {row['arch']: Support(**row) for row in table['models']}
+    rows = [{**row, 'lacks': tuple(row.get('lacks', ()))} for row in table['models']]
+    return table['timm'], {row['arch']: Support(**row) for row in rows}
