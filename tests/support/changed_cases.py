@@ -23,13 +23,16 @@ def check(folder: Path, *options: str) -> int:
 
 
 def list_cases(others: Mapping[Write, Mapping[str, dict[str, Any]]]) -> list:
-    """List writers with options, as parameters with readable names."""
+    """List writers with options, as parameters with readable names; the first of each is fast."""
     return [
         pytest.param(
-            write, options, id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}'
+            write,
+            options,
+            marks=[pytest.mark.slow] * (number > 0),
+            id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}',
         )
         for write, cases in others.items()
-        for name, options in cases.items()
+        for number, (name, options) in enumerate(cases.items())
     ]
 
 

@@ -4,6 +4,7 @@ import copy
 import functools
 from typing import Any
 
+import pytest
 import timm
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ TRUNKS = {
     'hvt': dict(type='hstpeft.HVTTrunk', arch='hvt_ti_1', arch_options=HVT, pool_width=2),
 }
 FAMILIES = tuple(TRUNKS)
+each_family = pytest.mark.parametrize(
+    'family', [pytest.param(name, marks=[pytest.mark.slow] * (name != 'vit')) for name in FAMILIES]
+)
+"""A ViT stands for all families in the fast tier."""
 FROZEN = dict(type='hstpeft.FrozenTuner')
 
 

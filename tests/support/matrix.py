@@ -70,6 +70,8 @@ MERGES = (
     'repadapter', 'fact-tt', 'fact-tk',
 )  # fmt: skip
 UNMERGEABLE = [pair for pair in DEFINED if pair[0] not in MERGES or pair in (('arc', 'swin'),)]
+FLOAT32 = ('full', 'bitfit', 'apla', 'last-blocks', 'houlsby')
+"""Methods that train parts of the trunk's layers, which then are of one dtype."""
 NOT_AS_TRUNK = (
     'hst', 'arc', 'sa2vp', 'sa2vp-accelerated', 'memory-tokens', 'memory-tokens-standard', 'ssf',
     'vpt', 'vpt-shallow', 'mona', 'adapter-plus', 'houlsby',
@@ -84,12 +86,13 @@ def pretrained(trunk: str) -> dict[str, Tensor]:
     return models.draw({name: value.shape for name, value in tensors.items()}, seed=3)
 
 
-def classifier(tuner: str, trunk: str, **options: Any) -> dict[str, Any]:
+def classifier(tuner: str, trunk: str, dtype: str = 'float32', **options: Any) -> dict[str, Any]:
     """Config of a classifier with drawn, and so pre-trained, weights.
 
     Args:
         tuner: One of `TUNERS`.
         trunk: One of `TRUNKS`.
+        dtype: Of its frozen tensors.
         options: Of the backbone.
     """
     width = models.SIDE['side_dims'][-1] if tuner == 'hst' else WIDTHS[trunk]
@@ -100,7 +103,7 @@ def classifier(tuner: str, trunk: str, **options: Any) -> dict[str, Any]:
         data_preprocessor=models.MEAN_STD,
         backbone=dict(
             type='hstpeft.TunedBackbone',
-            trunk={**TRUNKS[trunk], 'weights': pretrained(trunk)},
+            trunk={**TRUNKS[trunk], 'weights': pretrained(trunk), 'dtype': dtype},
             tuner=dict(TUNERS[tuner][0]),
             **options,
         ),

@@ -75,6 +75,7 @@ def test_the_readme_tells_the_trunks_of_each_tuner():
         assert cells[1] == trunks_of(cells[0].strip('`')), cells[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:Specified to not save vera_A')
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: row.part[1:].split(']')[0])
 def test_a_row_says_what_its_part_does(row):

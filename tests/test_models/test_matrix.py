@@ -1,7 +1,7 @@
 """What holds for every tuner on every trunk that it is defined for, in a host's classifier.
 
-A new method is one row of `TUNERS` in tests/support/matrix.py, a new trunk family one of `TRUNKS`. Every
-tuner on a ViT belongs to the fast tier, and every trunk with a few tuners; all other pairs to the slow one.
+A new method is one row of `TUNERS` in tests/support/matrix.py, a new trunk family one of `TRUNKS`. A tuner
+of each kind on a ViT, and LoRA on every trunk, belong to the fast tier; all other pairs to the slow one.
 """
 
 import copy
@@ -17,10 +17,13 @@ from hstpeft.errors import UserError
 from hstpeft.models.trunks import Places
 from tests.support import matrix, models
 
-FAST_TUNERS = ('lora', 'vpt', 'ssf')
+FAST_TUNERS = ('lora', 'vpt', 'ssf', 'hst', 'arc', 'adapter-plus', 'mona', 'full')
 PAIRS = [
     pytest.param(
-        tuner, trunk, marks=[pytest.mark.slow] * (trunk != 'vit' and tuner not in FAST_TUNERS)
+        tuner,
+        trunk,
+        marks=[pytest.mark.slow]
+        * (tuner != 'lora' and (trunk, tuner in FAST_TUNERS) != ('vit', True)),
     )
     for tuner, trunk in matrix.DEFINED
 ]
@@ -30,8 +33,9 @@ STEPS = 3
 
 def build(tuner: str, trunk: str, **options) -> nn.Module:
     """Build a classifier as a config would, the same each time."""
+    config = matrix.classifier(tuner, trunk, **options)
     torch.manual_seed(0)
-    return models.build(matrix.classifier(tuner, trunk, **options), seed=None).eval()
+    return models.build(config, seed=None).eval()
 
 
 def logits(model: nn.Module, size: int = 32) -> Tensor:
@@ -134,11 +138,31 @@ def test_copies_modes_and_precisions_do_not_disturb_each_other(tuner, trunk):
     expected = logits(model)
     double = copy.deepcopy(model)
     assert logits(double).equal(expected)
+    mine, other = ({id(t) for t in (*m.parameters(), *m.buffers())} for m in (model, double))
+    assert not mine & other
     train(double, 1)
     assert logits(model).equal(expected) and not logits(double).equal(expected)
     assert logits(model.train().eval()).equal(expected)
     if trunk != 'hvt':
         assert logits(model, size=45).isfinite().all()
+
+
+@each_pair
+def test_a_trunk_in_bfloat16_leaves_what_is_trained_in_single_precision(tuner, trunk):
+    if tuner in matrix.FLOAT32:
+        with pytest.raises(UserError, match=r"trunk.dtype 'bfloat16' .*use 'float32'"):
+            models.build(matrix.classifier(tuner, trunk, dtype='bfloat16'))
+        return
+    half, single = build(tuner, trunk, dtype='bfloat16'), build(tuner, trunk)
+    dtypes = {(p.requires_grad, p.dtype) for p in half.backbone.parameters()}
+    assert dtypes <= {(True, torch.float32), (False, torch.bfloat16)}
+    got, expected = logits(half), logits(single)
+    assert got.dtype == torch.float32
+    assert (got - expected).abs().max() < 0.1 * expected.abs().max()
+    moved = train(half)
+    assert {
+        n for n, p in half.named_parameters() if p.requires_grad and not has_no_effect(n)
+    } <= moved
 
 
 @each_pair
@@ -212,7 +236,9 @@ def test_a_trunk_that_the_method_is_not_defined_for_is_refused(tuner, trunk):
 @pytest.mark.parametrize(
     ('tuner', 'trunk'),
     [
-        pytest.param(tuner, trunk, marks=[pytest.mark.slow] * (trunk != 'vit'))
+        pytest.param(
+            tuner, trunk, marks=[pytest.mark.slow] * (trunk != 'vit' or tuner not in FAST_TUNERS)
+        )
         for tuner, trunk in matrix.DEFINED
         if not tuner.startswith('hst')
     ],
@@ -245,10 +271,15 @@ def test_a_block_calls_every_place_once(trunk, monkeypatch):
     assert len(PLACES) == 10 and sorted(called) == sorted(PLACES)
 
 
-@pytest.mark.parametrize('tuner', [tuner for tuner, trunk in matrix.DEFINED if trunk == 'vit'])
+@pytest.mark.parametrize(
+    'tuner',
+    [
+        pytest.param(tuner, marks=[pytest.mark.slow] * (tuner not in FAST_TUNERS))
+        for tuner, trunk in matrix.DEFINED
+        if trunk == 'vit' and not tuner.startswith('hst')
+    ],
+)
 def test_maps_of_a_plain_tuner_have_the_cells_of_the_image(tuner):
-    if tuner.startswith('hst'):
-        pytest.skip('it makes maps of its own')
     config = matrix.classifier(tuner, 'vit')['backbone']
     backbone = models.build({**config, 'out_type': 'featmap', 'out_indices': (1, 3)})
     maps = backbone(models.images(2, 3, 40, 27))

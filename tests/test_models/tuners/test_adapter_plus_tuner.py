@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from hstpeft.errors import UserError
 from hstpeft.models import AdapterPlusTuner
 from hstpeft.models.tuners.adapter_plus import FORMS
-from tests.support.families import FAMILIES, FROZEN, shake, tuned
+from tests.support.families import FROZEN, each_family, shake, tuned
 from tests.support.models import images
 
 PLUS = dict(type='hstpeft.AdapterPlusTuner', adapter_dims=5)
@@ -22,7 +22,7 @@ def count(backbone):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_with_zeros_it_starts_exactly_as_the_bare_trunk_in_training_too(family, form):
     image, first = images(2, 3, 32, 32), dict(out_type='raw', out_indices=(1,))
     bare = tuned(family, FROZEN, **first)(image)[0]
@@ -82,7 +82,7 @@ def stream(backbone, image):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_each_form_is_its_equation_with_layer_scale_inside(family, form):
     trunk = dict(arch_options=dict(init_values=0.7) if family == 'vit' else {})
     trunk['weights'] = None
@@ -117,7 +117,7 @@ def test_counts_are_those_of_the_docstring(options, per_block):
     assert count(tuned('vit', {**PLUS, **options})) == 4 * per_block + last_norm
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_every_norm_of_the_trunk_that_runs_is_trained_and_no_other_parameter_of_it(family):
     backbone = tuned(family, dict(PLUS, train_norms=True), out_type='raw', out_indices=(2,))
     free = {name for name, p in backbone.trunk.named_parameters() if p.requires_grad}

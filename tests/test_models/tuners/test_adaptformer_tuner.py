@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hstpeft.errors import UserError
 from hstpeft.models import AdaptFormerTuner
-from tests.support.families import FAMILIES, FROZEN, shake, tuned
+from tests.support.families import FROZEN, each_family, shake, tuned
 from tests.support.models import images
 
 ADAPTFORMER = dict(type='hstpeft.AdaptFormerTuner', adapter_dims=5)
@@ -20,7 +20,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize('options', OPTIONS, ids=lambda o: '-'.join(map(str, o.values())))
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_it_starts_exactly_as_the_bare_trunk_in_training_too(family, options):
     image = images(2, 3, 32, 32)
     bare = tuned(family, FROZEN, out_type='raw')(image)[0]
@@ -58,7 +58,7 @@ def stream(backbone, image):
 
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_the_parallel_form_reads_the_stream_and_the_sequential_one_the_mlp(family, form, norm):
     options = dict(form=form, adapter_norm=norm, scale=0.7)
     where = dict(out_type='raw', out_indices=(1,))
@@ -124,7 +124,7 @@ def test_dropout_acts_behind_the_relu_in_training_only():
     assert still.train()(image)[0].equal(still.eval()(image)[0])
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_adapters_have_the_width_of_their_block(family):
     backbone = tuned(family, ADAPTFORMER)
     widths = [adapter.up.out_features for adapter in backbone.tuner.adapters]

@@ -72,7 +72,11 @@ MODELS_OF = {
         'vit_b16_tk_rank_32': (VIT, dict(FACT, form='tk', rank=32)),
     },
 }
-CASES = [(system, case) for system, cases in MODELS_OF.items() for case in cases]
+CASES = [
+    pytest.param(system, case, marks=[pytest.mark.slow] * (number > 0))
+    for system, cases in MODELS_OF.items()
+    for number, case in enumerate(cases)
+]
 WIDTHS = {VIT['arch']: 768, SWIN['arch']: 1024, SWIN_LARGE['arch']: 1536}
 CLASSES = 100
 

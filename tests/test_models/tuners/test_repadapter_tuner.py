@@ -7,7 +7,7 @@ from hstpeft.delta.merge import merge
 from hstpeft.errors import UserError
 from hstpeft.models import RepAdapterTuner
 from hstpeft.models.tuners import FrozenTuner
-from tests.support.families import FAMILIES, FROZEN, shake, timm_model, tuned
+from tests.support.families import FROZEN, each_family, shake, timm_model, tuned
 from tests.support.models import images
 
 REPADAPTER = dict(type='hstpeft.RepAdapterTuner', scale=0.7)
@@ -21,7 +21,7 @@ def host(backbone):
     return model
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_it_starts_exactly_as_the_bare_trunk_in_training_too(family):
     bare = tuned(family, FROZEN, out_type='raw')(IMAGE)[0]
     backbone = tuned(family, REPADAPTER, out_type='raw')
@@ -37,7 +37,7 @@ def test_it_starts_exactly_as_the_bare_trunk_in_training_too(family):
 @pytest.mark.parametrize(
     ('positions', 'groups', 'inner'), [(('attention', 'mlp'), 2, 8), (('mlp',), 1, 5)]
 )
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_trainable_values_are_those_of_the_formula(family, positions, groups, inner):
     options = dict(positions=positions, num_groups=groups, adapter_dims=inner)
     backbone = tuned(family, {**REPADAPTER, **options})
@@ -57,7 +57,7 @@ def test_a_group_reads_its_share_and_makes_its_share(groups):
         torch.testing.assert_close(y, x @ weight.t() + bias)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_it_acts_on_what_attention_and_mlp_read(family):
     """In a Swin on the map of the image, before it is shifted and cut into windows."""
     backbone = shake(tuned(family, REPADAPTER))
@@ -76,7 +76,7 @@ def test_it_acts_on_what_attention_and_mlp_read(family):
 @pytest.mark.parametrize(
     ('dtype', 'limit'), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=['float32', 'float64']
 )
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_the_merged_model_gives_the_same_tokens(family, dtype, limit):
     backbone = shake(tuned(family, REPADAPTER, out_type='raw'), size=0.05).to(dtype)
     image = IMAGE.to(dtype)

@@ -11,9 +11,9 @@ from hstpeft.errors import UserError
 from hstpeft.models import SelectiveTuner
 from hstpeft.models.tuners import FrozenTuner
 from tests.support.families import (
-    FAMILIES,
     FROZEN,
     build_trunk,
+    each_family,
     shake,
     timm_model,
     trunk_config,
@@ -41,7 +41,7 @@ def in_dtype(family: str, tuner: dict, dtype: torch.dtype) -> tuple[nn.Module, t
     return backbone, images(2, 3, 32, 32).to(dtype)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_a_pair_stands_behind_every_layer_but_patch_merging(family):
     trunk = tuned(family, SSF).trunk
     blocks = [trunk.block_path(index) for index in range(trunk.num_layers)]
@@ -51,7 +51,7 @@ def test_a_pair_stands_behind_every_layer_but_patch_merging(family):
     assert pairs == {f'{layer}.adapter.{leaf}' for layer in wanted for leaf in ('scale', 'shift')}
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_scales_start_around_1_and_shifts_around_0_so_that_the_function_is_not_the_trunk_s(family):
     backbone = tuned(family, SSF, out_type='raw')
     free = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
@@ -80,7 +80,7 @@ def test_the_pair_of_the_patches_acts_before_class_token_and_positions():
     ('dtype', 'limit'), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=['float32', 'float64']
 )
 @pytest.mark.parametrize('tuner', MERGED)
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_the_merged_model_gives_the_same_tokens(family, tuner, dtype, limit):
     backbone, image = in_dtype(family, MERGED[tuner], dtype)
     before = backbone(image)[0]
@@ -109,7 +109,7 @@ def test_a_merged_hvt_has_the_names_of_its_trunk():
 
 
 @pytest.mark.parametrize('tuner', [*MERGED, 'full'])
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_what_a_merged_model_saves_is_that_of_a_frozen_merged_trunk(family, tuner):
     backbone, _ = in_dtype(family, MERGED.get(tuner, FULL), torch.float32)
     tensors, merged = merge(host(backbone))
@@ -146,7 +146,7 @@ def test_one_part_may_be_given_as_a_word():
     assert SelectiveTuner('norms').parts == ('norms',)
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@each_family
 def test_biases_are_all_biases_that_run_and_norms_have_both(family):
     for parts in (['biases'], ['norms'], ['norms', 'biases']):
         backbone = tuned(family, dict(type='hstpeft.SelectiveTuner', parts=parts))
