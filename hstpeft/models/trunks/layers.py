@@ -81,9 +81,9 @@ class NamedLayers:
         """
         if not has_parameters(self._find(index, name)):
             where = 'outside its blocks' if index is None else f'in block {index}'
+            names = self.layer_names(index)
             raise UserError(
-                f'this trunk has no {name} {where}, it has {self.layer_names(index)} there: leave '
-                f'{name} out'
+                f'this trunk has no {name} {where}, it has {names} there: {_instead(name, names)}'
             )
         return self._path(index, name)
 
@@ -200,6 +200,13 @@ def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 def has_parameters(module: nn.Module | None) -> bool:
     """Whether a place holds a layer with parameters: timm fills empty ones with an Identity."""
     return module is not None and next(module.parameters(), None) is not None
+
+
+def _instead(name: str, names: list[str]) -> str:
+    """Say what to do without a layer: some trunks have several Linears for one of others."""
+    roles = next((roles for roles in READERS.values() if name in roles), ())
+    same = [role for role in roles if role in names]
+    return f'use {", ".join(same)} instead' if same else f'leave {name} out'
 
 
 def _zero_bias(layer: nn.Module) -> Tensor:
