@@ -88,3 +88,17 @@ def test_a_misspelt_option_gets_the_nearest_name(part, option, words):
 def test_what_is_no_dict_is_refused(part, given, key):
     with pytest.raises(UserError, match=rf'backbone\.{key} '):
         build(**{part: given})
+
+
+@pytest.mark.parametrize(
+    ('tuner', 'words'),
+    [
+        ('FullTuner', "backbone.tuner has no option 'layer_decay': FullTuner has none; leave it out"),
+        ('HFPeftTuner', 'backbone.tuner has no peft_type, which HFPeftTuner needs: set peft_type'),
+    ],
+)
+def test_an_option_of_a_tuner_without_any_and_a_missing_one_are_named(tuner, words):
+    options = dict(layer_decay=0.75) if tuner == 'FullTuner' else {}
+    with pytest.raises(UserError) as info:
+        build(tuner=dict(type=f'hstpeft.{tuner}', **options))
+    assert str(info.value) == words
