@@ -135,6 +135,19 @@ def describe_to_inferencers(model: nn.Module, cfg: Any, dataset_meta: Any) -> No
     model._config, model._dataset_meta = cfg, dataset_meta
 
 
+def close_loggers() -> None:
+    """mmengine: close the log files of runs that are over, and forget their loggers; it keeps all.
+
+    Where it keeps them elsewhere the files stay open until the process ends.
+    """
+    kind = importlib.import_module('mmengine.logging').MMLogger
+    loggers = getattr(kind, '_instance_dict', {})
+    for logger in loggers.values():
+        for handler in logger.handlers:
+            handler.close()
+    loggers.clear()
+
+
 def _private(owner: Any, name: str, package: str) -> Any:
     found = getattr(owner, name, None)
     if found is None:

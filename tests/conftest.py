@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import DefaultScope
 from yapf.yapflib import yapf_api
 
+from hstpeft.compat import close_loggers
 from tests.support import tiny
 from tests.support.leaves import VARIABLES
 from tests.support.reliability_table import ReliabilityTable
@@ -84,7 +85,7 @@ def _no_scope_left_behind() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _fresh_logger() -> None:
     """Close mmengine's loggers: they hold the captured stream of the test before."""
-    tiny.close_loggers()
+    close_loggers()
 
 
 @pytest.fixture(autouse=True)

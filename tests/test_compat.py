@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import mmengine.logging
 import numpy as np
 import pytest
 import torch
@@ -210,5 +211,7 @@ def test_without_the_names_of_mmengine_checks_see_what_there_is(monkeypatch):
     assert compat.whole_dataset(cut) is cut
     assert compat.chosen_indices(object()) is None
     assert compat.loader_config(object(), 'train_dataloader') is None
+    monkeypatch.setattr(mmengine.logging, 'MMLogger', object)
+    compat.close_loggers()
     with pytest.raises(UserError, match='install onedl-mmengine=='):
         compat.name_classes(object(), ('cat',))

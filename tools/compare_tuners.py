@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.logging import MMLogger
 
+from hstpeft.compat import close_loggers
 from hstpeft.delta.writing import write_file
 from hstpeft.engine.config import config_root
 from hstpeft.errors import UserError, check_names, one_line_errors
@@ -159,14 +159,6 @@ def run(
     return result
 
 
-def close_loggers() -> None:
-    """Close the log file of a finished run; mmengine keeps all of them open."""
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            handler.close()
-    MMLogger._instance_dict.clear()
-
-
 def compare(options: argparse.Namespace, tuner: str) -> list[dict[str, Any]]:
     """Choose a rate for a tuner on the first task, then test it on every task."""
     rates = RATES.get(tuner, USUAL_RATES)
@@ -202,6 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         if not options.weights.is_file():
             raise UserError(f'--weights {options.weights} does not exist')
         options.weights, options.root = options.weights.resolve(), options.root.resolve()
+        options.out.mkdir(parents=True, exist_ok=True)
         tuners = check_names('--tuners', options.tuners, list_tuners())
         results = [result for tuner in tuners for result in compare(options, tuner)]
         rows = summarise(results, TASKS, options.cost)

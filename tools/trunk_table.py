@@ -7,8 +7,8 @@
 Every name of timm's families ViT, Eva and Swin is built, shrunken but for what is special about it
 (two blocks, width 32; patch size, windows, norms, MLP, pooling, tokens stay), with random weights that
 are trivial nowhere. Each block's or stage's output, the final norm's and the pooled one must equal
-timm's own to 1e-5 of the greatest value (attention pooling too, if it is kept), on the native grid and on another that is not square. What a
-trunk refuses is counted with its reason, related families too.
+timm's own to 1e-5 of the greatest value (attention pooling too, if it is kept), on the native grid and
+on another that is not square. What a trunk refuses is counted with its reason, related families too.
 
 The table is hstpeft/models/trunks/support.json, which `hstpeft.apis.list_trunks` reads; the page is
 docs/trunks.md. Nothing is written if a difference is too great; the exit status is then 1. All takes
@@ -46,7 +46,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def encode(table: dict[str, Support]) -> str:
     """Write the table as JSON, a name a line; what says nothing is left out."""
     lines = [
-        json.dumps({key: value for key, value in row._asdict().items() if value not in (None, '')})
+        json.dumps(
+            {key: value for key, value in row._asdict().items() if value not in (None, '', ())}
+        )
         for row in (_rounded(table[arch]) for arch in sorted(table))
     ]
     models = ',\n'.join(lines)

@@ -2,6 +2,7 @@
 
 import fnmatch
 import inspect
+from collections.abc import Collection
 from typing import NamedTuple
 
 from hstpeft.models.trunks import Trunk
@@ -49,12 +50,13 @@ def list_trunks(pattern: str = '*', supported: bool | None = None) -> list[Trunk
     return [row for row in rows if supported is None or supported == (row.trunk is not None)]
 
 
-def defined_tuners(trunk: type[Trunk]) -> tuple[str, ...]:
-    """Name the registered tuners whose needs a class of trunks meets."""
+def defined_tuners(trunk: type[Trunk], lacks: Collection[str] = ()) -> tuple[str, ...]:
+    """Name the registered tuners whose needs a class of trunks meets, but for what one lacks."""
+    capabilities = trunk.capabilities.difference(lacks)
     return tuple(
         f'hstpeft.{name}'
         for name, kind in sorted(MODELS.module_dict.items())
-        if _is_tuner(kind) and trunk.capabilities.issuperset(kind.needs)
+        if _is_tuner(kind) and capabilities.issuperset(kind.needs)
     )
 
 
@@ -64,6 +66,6 @@ def _is_tuner(kind: object) -> bool:
 
 def _to_row(found: Support) -> TrunkRow:
     kind = found.trunk and f'hstpeft.{found.trunk}'
-    tuners = defined_tuners(MODELS.get(kind)) if kind else ()
+    tuners = defined_tuners(MODELS.get(kind), found.lacks) if kind else ()
     reason = f'{found.reason}: {found.remedy}' if found.reason else ''
     return TrunkRow(found.arch, kind, found.family, found.maps, found.class_token, tuners, reason)

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hstpeft.errors import UserError
-from hstpeft.official.common import TRUNK, count, leaves
+from hstpeft.official.common import TRUNK, TUNER, count, leaves
 
-_TUNER = 'backbone.tuner.'
 _ADAPTERS = {'adapter': 'adapters', 'adapter_attn': 'attn_adapters'}
 _PARTS = {'bottleneck.1': 'down', 'bottleneck.4': 'up', 'norm_a': 'norm_in'}
 # The official training holds timm's model under this name.
@@ -23,7 +22,7 @@ def adapter_plus_names(depth: int) -> dict[str, str]:
     """
     modules, names = {'head': 'head.fc'}, {}
     for index, (adapter, own) in itertools.product(range(depth), _ADAPTERS.items()):
-        official, ours = f'blocks.{index}.{adapter}', f'{_TUNER}{own}.{index}'
+        official, ours = f'blocks.{index}.{adapter}', f'{TUNER}{own}.{index}'
         names[f'{official}.scaling'] = f'{ours}.scale'
         modules |= {f'{official}.{part}': f'{ours}.{name}' for part, name in _PARTS.items()}
     return {**leaves(modules), **names}
@@ -59,7 +58,7 @@ def join_adapter_plus(
         trunk: The whole trunk by timm's names.
         state: A model's state dict.
     """
-    names = adapter_plus_names(count(state, f'{_TUNER}adapters.'))
+    names = adapter_plus_names(count(state, f'{TUNER}adapters.'))
     own = {key: state[name] for key, name in names.items() if name in state}
     trained = {key: value for key, value in trunk.items() if TRUNK + key in state}
     return {_MODEL + key: value for key, value in {**trained, **own}.items()}

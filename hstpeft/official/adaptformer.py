@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hstpeft.official.common import TRUNK, Names, count, leaves, split_trunk, translate
+from hstpeft.official.common import TRUNK, TUNER, Names, count, leaves, split_trunk, translate
 
-_TUNER = 'backbone.tuner.'
 _QKV_BIAS = 'blocks.0.attn.q_proj.bias'
 
 
@@ -37,7 +36,7 @@ def adaptformer_names(
             modules[f'{block}.{part}'] = f'{own}.{part}'
         for part in ('fc1', 'fc2'):
             modules[f'{block}.{part}'] = f'{own}.mlp.{part}'
-        official, adapter = f'{block}.adaptmlp', f'{_TUNER}adapters.{index}'
+        official, adapter = f'{block}.adaptmlp', f'{TUNER}adapters.{index}'
         modules[f'{official}.down_proj'] = f'{adapter}.down'
         modules[f'{official}.up_proj'] = f'{adapter}.up'
         if adapter_norm != 'none':
@@ -67,9 +66,9 @@ def split_adaptformer(
     for index in range(depth):
         scale, prompt = f'blocks.{index}.adaptmlp.scale', f'embeddings.{index}'
         if scale in official:
-            names[scale] = f'{_TUNER}adapters.{index}.scale'
+            names[scale] = f'{TUNER}adapters.{index}.scale'
         if prompt in official:
-            names[prompt] = f'{_TUNER}prompts.{index}'
+            names[prompt] = f'{TUNER}prompts.{index}'
     trunk, rest = split_trunk(translate(official, names, 'AdaptFormer'))
     # The norm behind the pooling is trained: the trunk has it, and the delta too.
     trained = {f'{TRUNK}{key}': trunk[key] for key in trunk if key.startswith('fc_norm.')}

@@ -8,6 +8,7 @@ from hstpeft.errors import UserError
 from hstpeft.official.common import (
     SWIN,
     TRUNK,
+    TUNER,
     Names,
     count,
     join_trunk,
@@ -19,7 +20,6 @@ from hstpeft.official.common import (
     without_swin_tables,
 )
 
-TUNER = 'backbone.tuner.'
 # Of the two official files with the same arithmetic: down projection, then rescaling and bias of
 # a layer, for each position.
 _ADAPTERS = {

@@ -4,7 +4,7 @@ An official key stands for one of our tensors, or for a third of one: where the 
 query, key and value apart, timm has them in one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from hstpeft.errors import UserError
 
 TRUNK = 'backbone.trunk.vit.'
 SWIN = 'backbone.trunk.swin.'
+TUNER = 'backbone.tuner.'
 
 Names = Mapping[str, str | tuple[str, int]]
 """Official key -> our key, or (our key, third of its rows)."""
@@ -136,3 +137,21 @@ def without_swin_tables(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def count(keys: Mapping[str, Tensor] | set[str], prefix: str) -> int:
     """Count the numbers that follow a prefix in keys such as ``prefix.3.weight``."""
     return len({key[len(prefix) :].split('.')[0] for key in keys if key.startswith(prefix)})
+
+
+def stage_depths(keys: Mapping[str, Tensor] | set[str], prefix: str = '') -> list[int]:
+    """Count the blocks of each stage of a Swin, ``layers.S.blocks.I``; a ViT has no stage.
+
+    Args:
+        keys: Official names, or some of them.
+        prefix: What they begin with.
+    """
+    stages = range(count(keys, f'{prefix}layers.'))
+    return [count(keys, f'{prefix}layers.{stage}.blocks.') for stage in stages]
+
+
+def block_index(block: str, depths: Sequence[int]) -> int:
+    """Return the number in the whole trunk of ``blocks.I`` or, in a Swin, ``layers.S.blocks.I``."""
+    parts = block.split('.')
+    before = depths[: int(parts[1])] if parts[0] == 'layers' else []
+    return sum(before) + int(parts[-1])

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hstpeft.errors import UserError
-from hstpeft.official.common import count, without_swin_tables
+from hstpeft.official.common import TUNER, block_index, stage_depths, without_swin_tables
 
-TUNER = 'backbone.tuner.'
 _HEAD = {'head.weight': 'head.fc.weight', 'head.bias': 'head.fc.bias'}
 _POSITIONS = {'adapter_attn': 'attention', 'adapter_mlp': 'mlp'}
 _LAYERS = {'adapter_down': 'down', 'adapter_conv': 'conv', 'adapter_up': 'up'}
@@ -19,8 +18,7 @@ def convpass_names(official: Mapping[str, Tensor] | set[str]) -> dict[str, str]:
     Raises:
         UserError: One is the name of a bypass that official Convpass does not have.
     """
-    stages = range(count(official, 'layers.'))
-    depths = [count(official, f'layers.{stage}.blocks.') for stage in stages]
+    depths = stage_depths(official)
     names = {key: _HEAD[key] for key in official if key in _HEAD}
     for key in official:
         block, found, rest = key.partition('.adapter_')
@@ -33,13 +31,6 @@ def convpass_names(official: Mapping[str, Tensor] | set[str]) -> dict[str, str]:
         index = block_index(block, depths)
         names[key] = f'{TUNER}{_POSITIONS[position]}.{index}.{_LAYERS[layer]}.{leaf}'
     return names
-
-
-def block_index(block: str, depths: list[int]) -> int:
-    """Return the number in the whole trunk of ``blocks.I`` or, in a Swin, ``layers.S.blocks.I``."""
-    parts = block.split('.')
-    before = depths[: int(parts[1])] if parts[0] == 'layers' else []
-    return sum(before) + int(parts[-1])
 
 
 def split_convpass(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

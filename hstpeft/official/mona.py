@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hstpeft.errors import UserError
-from hstpeft.official.common import count, without_swin_tables
-from hstpeft.official.convpass import TUNER, block_index
+from hstpeft.official.common import TUNER, block_index, stage_depths, without_swin_tables
 
 _BACKBONE = 'backbone.'
 _ADAPTERS = {'my_module_1': 'attention', 'my_module_2': 'mlp'}
@@ -29,7 +28,7 @@ def mona_names(official: Mapping[str, Tensor] | set[str]) -> dict[str, str]:
     Raises:
         UserError: One is the name of a part that official Mona does not have.
     """
-    depths = stage_depths(official)
+    depths = stage_depths(official, _BACKBONE)
     names = {}
     for key in official:
         block, found, rest = key.removeprefix(_BACKBONE).partition('.my_module_')
@@ -54,16 +53,10 @@ def split_mona(official: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     """
     kept = without_swin_tables(official)
     names = mona_names(kept)
-    last = f'norm{len(stage_depths(kept)) - 1}.'
+    last = f'norm{len(stage_depths(kept, _BACKBONE)) - 1}.'
     trunk = {}
     for key, value in kept.items():
         own = key.removeprefix(_BACKBONE)
         if key not in names:
             trunk[f'norm.{own.removeprefix(last)}' if own.startswith(last) else own] = value
     return trunk, {name: kept[key] for key, name in names.items()}
-
-
-def stage_depths(official: Mapping[str, Tensor] | set[str]) -> list[int]:
-    """Count the blocks of each stage."""
-    layers = f'{_BACKBONE}layers.'
-    return [count(official, f'{layers}{s}.blocks.') for s in range(count(official, layers))]

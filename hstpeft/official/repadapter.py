@@ -10,16 +10,17 @@ from torch import Tensor
 from hstpeft.errors import UserError
 from hstpeft.official.common import (
     SWIN,
+    TUNER,
     Names,
     count,
     leaves,
     split_trained,
+    stage_depths,
     swin_names,
     untranslate,
     without_swin_tables,
 )
 
-_TUNER = 'backbone.tuner.'
 _ADAPTERS = {'attention': 'adapter_attn', 'mlp': 'adapter_mlp'}
 _LAYERS = {'down': 'conv_A', 'up': 'conv_B'}
 _QKV_BIAS = 'layers.0.blocks.0.attn.qkv.bias'
@@ -33,18 +34,12 @@ def repadapter_names(blocks: Sequence[str], positions: Sequence[str]) -> Names:
         positions: Of the tuner.
     """
     modules = {
-        f'{block}.{_ADAPTERS[position]}.{official}': f'{_TUNER}{position}.{index}.{own}'
+        f'{block}.{_ADAPTERS[position]}.{official}': f'{TUNER}{position}.{index}.{own}'
         for index, block in enumerate(blocks)
         for position in positions
         for own, official in _LAYERS.items()
     }
     return leaves({**modules, 'head': 'head.fc'})
-
-
-def stage_depths(keys: Mapping[str, Tensor]) -> list[int]:
-    """Count the blocks of each stage of a Swin, of whose names there are some; a ViT has none."""
-    stages = range(count(keys, 'layers.'))
-    return [count(keys, f'layers.{stage}.blocks.') for stage in stages]
 
 
 def block_names(keys: Mapping[str, Tensor]) -> list[str]:
@@ -82,10 +77,10 @@ def join_repadapter(trunk: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     Raises:
         UserError: There is no official form with an adapter at the MLP alone.
     """
-    positions = [own for own in _ADAPTERS if f'{_TUNER}{own}.0.up.weight' in state]
+    positions = [own for own in _ADAPTERS if f'{TUNER}{own}.0.up.weight' in state]
     if 'attention' not in positions:
         raise UserError('official RepAdapter is at the attention or at both: this is at the MLP')
-    blocks = block_names(trunk)[: count(state, f'{_TUNER}attention.')]
+    blocks = block_names(trunk)[: count(state, f'{TUNER}attention.')]
     official = untranslate(state, repadapter_names(blocks, positions))
     convolutions = tuple(f'.{conv}.weight' for conv in _LAYERS.values())
     return {k: v.unsqueeze(-1) if k.endswith(convolutions) else v for k, v in official.items()}

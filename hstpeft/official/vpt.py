@@ -7,6 +7,7 @@ from torch import Tensor
 from hstpeft.official.common import (
     SWIN,
     TRUNK,
+    TUNER,
     Names,
     count,
     leaves,
@@ -16,7 +17,6 @@ from hstpeft.official.common import (
     without_swin_tables,
 )
 
-_TUNER = 'backbone.tuner.'
 _VIT, _STAGES = 'enc.transformer.', 'enc.'
 
 
@@ -53,7 +53,7 @@ def prompt_rows(official: Mapping[str, Tensor]) -> dict[str, list[str]]:
     keys = [f'{prefix}prompt_embeddings', deep, *(f'{deep}_{stage}' for stage in range(4))]
     rows, index = {}, 0
     for key in (key for key in keys if key in official):
-        rows[key] = [f'{_TUNER}prompts.{index + row}' for row in range(len(official[key]))]
+        rows[key] = [f'{TUNER}prompts.{index + row}' for row in range(len(official[key]))]
         index += len(official[key])
     return rows
 
@@ -87,7 +87,7 @@ def split_vpt(
         names |= leaves({'head.last_layer': 'head.fc'})
         net = SWIN
     if f'{_VIT}prompt_proj.weight' in kept:
-        names |= leaves({f'{_VIT}prompt_proj': f'{_TUNER}proj'})
+        names |= leaves({f'{_VIT}prompt_proj': f'{TUNER}proj'})
     rest = {key: value for key, value in kept.items() if key not in rows}
     trunk, delta = split_trunk(translate(rest, names, 'VPT'), net)
     return trunk, {**delta, **prompts}, names

@@ -1,5 +1,6 @@
 """A tiny trunk of each family with drawn weights, bare, tuned, and as timm builds it."""
 
+import copy
 import functools
 from typing import Any
 
@@ -48,17 +49,22 @@ def build_trunk(family: str, **options: Any) -> nn.Module:
 
 
 def tuned(
-    family: str, tuner: dict[str, Any], trunk: dict[str, Any] | None = None, **options: Any
+    family: str,
+    tuner: dict[str, Any] | list[dict[str, Any]],
+    trunk: dict[str, Any] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Build a tuned backbone in eval mode, as a user gets it; drawn with the same seed each time.
 
     Args:
         family: One of `FAMILIES`.
-        tuner: Its config.
+        tuner: Its config, or a list of them.
         trunk: Options of the trunk beside the usual ones.
         options: Of the backbone.
     """
-    config = dict(trunk=trunk_config(family, **(trunk or {})), tuner=dict(tuner), **options)
+    config = dict(
+        trunk=trunk_config(family, **(trunk or {})), tuner=copy.deepcopy(tuner), **options
+    )
     torch.manual_seed(0)
     return MODELS.build(dict(type='hstpeft.TunedBackbone', **config)).eval()
 
@@ -74,9 +80,9 @@ def shake(backbone: nn.Module, size: float = 0.1, seed: int = 0) -> nn.Module:
     return backbone
 
 
-def timm_model(family: str, tensors: dict[str, Tensor]) -> nn.Module:
+def timm_model(family: str, tensors: dict[str, Tensor], **options: Any) -> nn.Module:
     """Build what timm alone makes of weights by its names; they must be exactly those it wants."""
     arch = TRUNKS[family]['arch']
-    net = timm.create_model(arch, num_classes=0, **TRUNKS[family]['arch_options'])
+    net = timm.create_model(arch, num_classes=0, **TRUNKS[family]['arch_options'], **options)
     net.load_state_dict(tensors, strict=True)
     return net.eval()

@@ -119,14 +119,18 @@ def _norms(trunk: Trunk) -> int:
     return sum(2 * len(m.weight) for m in norms if m.weight.dim() == 1)
 
 
+def _cls_tokens(trunk: Trunk) -> int:
+    return int(trunk.cls_token is not None)
+
+
 COUNTS: dict[str, Callable[[Trunk], int]] = {
     'frozen': lambda t: 0,
     'full': lambda t: sum(p.numel() for p in t.running_parameters()),
     'arc': lambda t: 2 * sum(4 * c for c in t.stage_dims) + 2 * sum(4 + c for c in t.block_dims),
     'arc-att': lambda t: sum(50 * c for c in t.stage_dims) + sum(50 + c for c in t.block_dims),
     'lora': lambda t: _of_linears(t, lambda x: 2 * (x.in_features + x.out_features)),
-    'memory-tokens': lambda t: 3 * t.embed_dims,
-    'memory-tokens-standard': lambda t: (5 * t.num_layers + 1) * t.embed_dims,
+    'memory-tokens': lambda t: (2 + _cls_tokens(t)) * t.embed_dims,
+    'memory-tokens-standard': lambda t: (5 * t.num_layers + _cls_tokens(t)) * t.embed_dims,
     'ssf': lambda t: 2 * sum(
         math.prod(t.layer(i, role).weight.shape[:1])
         for i in (None, *range(t.num_layers))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -159,14 +158,6 @@ def trained(base: Path) -> Run:
     """Train the tiny HST once per session."""
     task = make_task(base / 'trained')
     return Run(task, train(task.hst, task.folder / 'work'))
-
-
-def close_loggers() -> None:
-    """Forget mmengine's loggers with their files and streams."""
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            handler.close()
-    MMLogger._instance_dict.clear()
 
 
 def let_go(error: BaseException | None) -> None:

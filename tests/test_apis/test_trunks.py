@@ -53,3 +53,10 @@ def test_the_tuners_are_those_whose_needs_are_met(monkeypatch):
     assert 'hstpeft.StagesTuner' not in defined_tuners(models.ViTTrunk)
     assert 'hstpeft.StagesTuner' in list_trunks('swin_tiny_patch4_window7_224')[0].tuners
     assert 'hstpeft.ViTTrunk' not in defined_tuners(models.ViTTrunk)
+
+
+def test_a_name_that_lacks_what_its_class_has_does_without_the_tuners_that_need_it():
+    plain, gated = (
+        list_trunks(f'vit_{size}_patch16_dinov3')[0].tuners for size in ('base', 'small_plus')
+    )
+    assert set(plain) - set(gated) == {'hstpeft.FacTTuner'}

@@ -1,17 +1,22 @@
 """`tools/check_reference.py` on ARC and memory tokens: official cases, others, what must fail."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.support.changed_cases import (
+    argument,
+    change_description,
+    change_number,
+    check,
+    in_train_mode,
+    training,
+)
 from tests.support.made_arc_cases import write_memory_case, write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
-from tools import check_reference
 
 OTHERS = {
     'ViT': (write_vit_case, {}),
@@ -44,10 +49,6 @@ OTHERS = {
     'wide image, many tokens': (write_memory_case, dict(size=(32, 80), patch=16, memory=20)),
     'memory tokens in train mode': (write_memory_case, dict(run='train', depth=6, seed=1)),
 }
-
-
-def check(folder: Path, *options: str) -> int:
-    return check_reference.main([str(folder), *options])
 
 
 @each_precision_option
@@ -89,39 +90,10 @@ ARRAYS = {
     'write, array', [(write, array) for write, arrays in ARRAYS.items() for array in arrays]
 )
 def test_one_changed_number_fails(tmp_path, write: Callable[..., Path], array, capsys):
-    path = write(tmp_path).with_suffix('.npz')
-    arrays = dict(np.load(path))
-    changed = arrays[array].astype(np.float64).reshape(-1)
-    changed[np.abs(changed).argmax()] *= 1.1
-    arrays[array] = changed.reshape(arrays[array].shape)
-    np.savez(path, **arrays)
+    change_number(write(tmp_path), array)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and array.split('/')[0] in out
-
-
-def training_with_dropout(meta: dict) -> None:
-    meta['arguments']['all dropout'], meta['mode'] = 0.1, 'train'
-
-
-def training(meta: dict) -> None:
-    meta['mode'] = 'train'
-
-
-def another_mode(meta: dict) -> None:
-    meta['arguments']['tuning mode'] = 'ARC_mlp'
-
-
-def unknown_argument(meta: dict) -> None:
-    meta['arguments']['number of wings'] = 2
-
-
-def another_pool(meta: dict) -> None:
-    meta['arguments']['global_pool'] = 'max'
-
-
-def another_window(meta: dict) -> None:
-    meta['arguments']['window'] = 2
 
 
 def frozen_adapters(meta: dict) -> None:
@@ -138,22 +110,19 @@ def no_projection(meta: dict) -> None:
 @pytest.mark.parametrize(
     'write, change, word',
     [
-        (write_vit_case, training_with_dropout, 'dropout'),
-        (write_vit_case, another_mode, 'ARC_mlp'),
-        (write_vit_case, unknown_argument, 'number of wings'),
+        (write_vit_case, in_train_mode('all dropout', 0.1), 'dropout'),
+        (write_vit_case, argument('tuning mode', 'ARC_mlp'), 'ARC_mlp'),
+        (write_vit_case, argument('number of wings', 2), 'number of wings'),
         (write_vit_case, frozen_adapters, 'att_adapter.adapter_bias'),
         (write_vit_case, no_projection, 'no shared projection'),
         (write_swin_case, training, 'dropout'),
-        (write_swin_case, another_window, 'relative_position_bias_table'),
-        (write_memory_case, another_pool, 'global_pool'),
-        (write_memory_case, unknown_argument, 'number of wings'),
+        (write_swin_case, argument('window', 2), 'relative_position_bias_table'),
+        (write_memory_case, argument('global_pool', 'max'), 'global_pool'),
+        (write_memory_case, argument('number of wings', 2), 'number of wings'),
     ],
 )
 def test_a_changed_description_fails(tmp_path, write, change, word, capsys):
-    path = write(tmp_path)
-    meta = json.loads(path.read_text())
-    change(meta)
-    path.write_text(json.dumps(meta))
+    change_description(write(tmp_path), change)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and word in out

@@ -1,11 +1,7 @@
 """`tools/check_reference.py` on SSF, VPT, AdaptFormer and Adapter+: official cases, others, what must fail."""
 
 import itertools
-import json
-from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.support import (
@@ -14,16 +10,26 @@ from tests.support import (
     made_ssf_cases,
     made_vpt_cases,
 )
+from tests.support.changed_cases import (
+    argument,
+    change_description,
+    change_number,
+    check,
+    frozen,
+    in_train_mode,
+    list_cases,
+    training,
+    without,
+    write_case,
+)
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
-from tools import check_reference
 
 SSF, SSF_SWIN = made_ssf_cases.write_vit_case, made_ssf_cases.write_swin_case
 VPT, VPT_SWIN = made_vpt_cases.write_vit_case, made_vpt_cases.write_swin_case
 ADAPTFORMER = made_adaptformer_cases.write_case
 ADAPTER_PLUS = made_adapter_plus_cases.write_case
 NUM_OFFICIAL = {'ssf': 3, 'vpt': 5, 'adaptformer': 2, 'adapter_plus': 4}
-COMMON = ('mode', 'seed', 'labels')
 
 # What each made case changes of the defaults in tests/support/made_*_cases.py.
 OTHERS = {
@@ -142,20 +148,6 @@ VOCABULARY = dict(
 for values in itertools.product(*VOCABULARY.values()):
     chosen = dict(zip(VOCABULARY, values, strict=True))
     OTHERS[ADAPTFORMER][', '.join(f'{name} {value}' for name, value in chosen.items())] = chosen
-FLAT = [
-    pytest.param(write, options, id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}')
-    for write, cases in OTHERS.items()
-    for name, options in cases.items()
-]
-
-
-def write_case(write: Callable[..., Path], folder: Path, options: dict) -> Path:
-    common = {name: options[name] for name in COMMON if name in options}
-    return write(folder, {k: v for k, v in options.items() if k not in COMMON}, **common)
-
-
-def check(folder: Path, *options: str) -> int:
-    return check_reference.main([str(folder), *options])
 
 
 @each_precision_option
@@ -166,7 +158,7 @@ def test_the_official_cases_pass(system, options, capsys):
 
 
 @each_precision
-@pytest.mark.parametrize(('write', 'options'), FLAT)
+@pytest.mark.parametrize(('write', 'options'), list_cases(OTHERS))
 def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, capsys):
     write_case(write, tmp_path, options)
     status = check(tmp_path, *(['--float64'] if float64 else []))
@@ -189,53 +181,10 @@ ARRAYS = {
     ('write', 'array'), [(write, array) for write, arrays in ARRAYS.items() for array in arrays]
 )
 def test_one_changed_number_fails(tmp_path, write, array, capsys):
-    path = write(tmp_path, {}).with_suffix('.npz')
-    arrays = dict(np.load(path))
-    changed = arrays[array].astype(np.float64).reshape(-1)
-    changed[np.abs(changed).argmax()] *= 1.1
-    arrays[array] = changed.reshape(arrays[array].shape)
-    np.savez(path, **arrays)
+    change_number(write(tmp_path, {}), array)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and array in out
-
-
-def argument(name: str, value: object) -> Callable[[dict], None]:
-    """Make a change of one argument."""
-    return lambda meta: meta['arguments'].update({name: value})
-
-
-def in_train_mode(name: str, value: object) -> Callable[[dict], None]:
-    """Make a change of one argument, and of the mode."""
-
-    def change(meta: dict) -> None:
-        meta['arguments'][name], meta['mode'] = value, 'train'
-
-    return change
-
-
-def training(meta: dict) -> None:
-    meta['mode'] = 'train'
-
-
-def frozen(key: str) -> Callable[[dict], None]:
-    """Make a change that freezes a parameter."""
-
-    def change(meta: dict) -> None:
-        entry = next(entry for entry in meta['parameters'] if entry[0] == key)
-        entry[2] = False
-        meta['trainable_parameters'] -= int(np.prod(entry[1]))
-
-    return change
-
-
-def without(key: str) -> Callable[[dict], None]:
-    """Make a change that leaves a parameter out."""
-
-    def change(meta: dict) -> None:
-        meta['parameters'] = [entry for entry in meta['parameters'] if entry[0] != key]
-
-    return change
 
 
 @pytest.mark.parametrize(
@@ -265,8 +214,8 @@ def without(key: str) -> Callable[[dict], None]:
         (ADAPTER_PLUS, argument('number of wings', 2), 'number of wings'),
         (ADAPTER_PLUS, argument('config', 'beside'), "'beside'"),
         (ADAPTER_PLUS, argument('config', 'houlsby'), 'adapter_attn'),
-        (ADAPTER_PLUS, argument('config', 'intermediate'), 'encoded'),
-        (ADAPTER_PLUS, argument('act_layer', False), 'encoded'),
+        (ADAPTER_PLUS, argument('config', 'intermediate'), 'layer0 differs'),
+        (ADAPTER_PLUS, argument('act_layer', False), 'layer0 differs'),
         (ADAPTER_PLUS, argument('norm_layer', True), 'norm_a'),
         (ADAPTER_PLUS, argument('bias', False), 'bias'),
         (ADAPTER_PLUS, argument('train_ln', True), 'norm1'),
@@ -276,10 +225,7 @@ def without(key: str) -> Callable[[dict], None]:
     ],
 )
 def test_a_changed_description_fails(tmp_path, write, change, word, capsys):
-    path = write(tmp_path, {})
-    meta = json.loads(path.read_text())
-    change(meta)
-    path.write_text(json.dumps(meta))
+    change_description(write(tmp_path, {}), change)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and any(part in out for part in word.split('|')), out

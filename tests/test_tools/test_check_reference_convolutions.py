@@ -1,21 +1,25 @@
 """`tools/check_reference.py` on Convpass and Mona: official cases, others, and what must fail."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 import pytest
 
 from tests.support import made_convpass_cases, made_mona_cases
+from tests.support.changed_cases import (
+    argument,
+    change_description,
+    change_number,
+    check,
+    list_cases,
+    renamed,
+    training,
+    without,
+    write_case,
+)
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
-from tools import check_reference
 
 VIT, SWIN = made_convpass_cases.write_vit_case, made_convpass_cases.write_swin_case
 MONA = made_mona_cases.write_case
 NUM_OFFICIAL = {'convpass': 3, 'mona': 2}
-COMMON = ('mode', 'seed', 'labels')
 
 # What each made case changes of the defaults in tests/support/made_*_cases.py.
 OTHERS = {
@@ -47,15 +51,6 @@ OTHERS = {
         'drop path, which eval mode ignores': dict(drop_path=0.3, labels=None),
     },
 }
-FLAT = [
-    pytest.param(write, options, id=f'{write.__module__.split("_")[1]} {write.__name__}, {name}')
-    for write, cases in OTHERS.items()
-    for name, options in cases.items()
-]
-
-
-def check(folder: Path, *options: str) -> int:
-    return check_reference.main([str(folder), *options])
 
 
 @each_precision_option
@@ -66,10 +61,9 @@ def test_the_official_cases_pass(system, options, capsys):
 
 
 @each_precision
-@pytest.mark.parametrize(('write', 'options'), FLAT)
+@pytest.mark.parametrize(('write', 'options'), list_cases(OTHERS))
 def test_other_sizes_seeds_and_options_pass(tmp_path, write, options, float64, capsys):
-    common = {name: options[name] for name in COMMON if name in options}
-    write(tmp_path, {k: v for k, v in options.items() if k not in COMMON}, **common)
+    write_case(write, tmp_path, options)
     status = check(tmp_path, *(['--float64'] if float64 else []))
     assert status == 0, capsys.readouterr().out
 
@@ -85,42 +79,10 @@ ARRAYS = {
     ('write', 'array'), [(write, array) for write, arrays in ARRAYS.items() for array in arrays]
 )
 def test_one_changed_number_fails(tmp_path, write, array, capsys):
-    path = write(tmp_path, {}).with_suffix('.npz')
-    arrays = dict(np.load(path))
-    changed = arrays[array].astype(np.float64).reshape(-1)
-    changed[np.abs(changed).argmax()] *= 1.1
-    arrays[array] = changed.reshape(arrays[array].shape)
-    np.savez(path, **arrays)
+    change_number(write(tmp_path, {}), array)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and array.removeprefix('grad/') in out
-
-
-def argument(name: str, value: object) -> Callable[[dict], None]:
-    """Make a change of one argument."""
-    return lambda meta: meta['arguments'].update({name: value})
-
-
-def training(meta: dict) -> None:
-    meta['mode'] = 'train'
-
-
-def without(key: str) -> Callable[[dict], None]:
-    """Make a change that leaves a parameter out."""
-
-    def change(meta: dict) -> None:
-        meta['parameters'] = [entry for entry in meta['parameters'] if entry[0] != key]
-
-    return change
-
-
-def renamed(key: str, other: str) -> Callable[[dict], None]:
-    """Make a change of one key."""
-
-    def change(meta: dict) -> None:
-        next(entry for entry in meta['parameters'] if entry[0] == key)[0] = other
-
-    return change
 
 
 CONV = 'blocks.2.adapter_mlp.adapter_conv.bias'
@@ -147,10 +109,7 @@ GAMMA = 'backbone.layers.1.blocks.0.my_module_2.gamma'
     ],
 )
 def test_a_changed_description_fails(tmp_path, write, change, word, capsys):
-    path = write(tmp_path, {})
-    meta = json.loads(path.read_text())
-    change(meta)
-    path.write_text(json.dumps(meta))
+    change_description(write(tmp_path, {}), change)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and word in out, out

@@ -1,16 +1,14 @@
 """`tools/check_reference.py` on HVT: the official cases, other options, and what must fail."""
 
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.support.changed_cases import argument, change_description, change_number, check
 from tests.support.made_hvt_cases import write_hvt_case
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
-from tools import check_reference
 
 OTHERS = {
     'defaults': {},
@@ -25,10 +23,6 @@ OTHERS = {
     'more classes': dict(classes=11, labels=(10, 0)),
     'narrow MLPs, no query bias': dict(mlp_ratio=2, qkv_bias=False),
 }
-
-
-def check(folder: Path, *options: str) -> int:
-    return check_reference.main([str(folder), *options])
 
 
 @each_precision_option
@@ -65,35 +59,14 @@ ARRAYS = [
 @pytest.mark.parametrize('array', ARRAYS)
 def test_one_changed_number_fails(made, tmp_path, array, capsys):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / 'hvt' / 'made.npz'
-    arrays = dict(np.load(path))
-    changed = arrays[array].astype(np.float64).reshape(-1)
-    changed[np.abs(changed).argmax()] *= 1.1
-    arrays[array] = changed.reshape(arrays[array].shape)
-    np.savez(path, **arrays)
+    change_number(tmp_path / 'hvt' / 'made.json', array)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'FAILED' in out and array.split('/')[0] in out
 
 
-def another_stride(meta: dict) -> None:
-    meta['arguments']['pool stride (constant)'] = 1
-
-
-def another_pool_width(meta: dict) -> None:
-    meta['arguments']['pool_block_width'] = 3
-
-
-def heads_that_do_not_fit(meta: dict) -> None:
-    meta['arguments']['heads'] = 4
-
-
 def other_heads(meta: dict) -> None:
     meta['arguments'] |= {'heads': 4, 'head size': 8}
-
-
-def unknown_argument(meta: dict) -> None:
-    meta['arguments']['number of wings'] = 2
 
 
 def one_less_trainable(meta: dict) -> None:
@@ -104,20 +77,17 @@ def one_less_trainable(meta: dict) -> None:
 @pytest.mark.parametrize(
     'change, word',
     [
-        (another_stride, 'blocks.0.pos_embed'),
-        (another_pool_width, 'blocks.2.pos_embed'),
-        (heads_that_do_not_fit, 'head size'),
+        (argument('pool stride (constant)', 1), 'blocks.0.pos_embed'),
+        (argument('pool_block_width', 3), 'blocks.2.pos_embed'),
+        (argument('heads', 4), 'head size'),
         (other_heads, 'differ'),
-        (unknown_argument, 'number of wings'),
+        (argument('number of wings', 2), 'number of wings'),
         (one_less_trainable, 'pos_embed'),
     ],
 )
 def test_a_changed_description_fails(made, tmp_path, change, word, capsys):
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / 'hvt' / 'made.json'
-    meta = json.loads(path.read_text())
-    change(meta)
-    path.write_text(json.dumps(meta))
+    change_description(tmp_path / 'hvt' / 'made.json', change)
     assert check(tmp_path) == 1
     out = capsys.readouterr().out
     assert 'hvt/made' in out and 'FAILED' in out and word in out

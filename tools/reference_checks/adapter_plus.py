@@ -1,25 +1,21 @@
 """Adapter+ and its kin: build the product's classifier for a reference case and run it."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from hstpeft.official.adapter_plus import adapter_plus_names, split_adapter_plus
 from hstpeft.official.common import TRUNK
 from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import (
-    add_loss,
     classifier,
     fill,
-    keep_input,
-    keep_output,
-    second_reader,
+    run_classifier,
     trainable,
 )
-from tools.reference_checks.trunks import vit_trunk
+from tools.reference_checks.trunks import VIT_ARGUMENTS, vit_trunk
 
 _READ = {
-    'model', 'hidden size', 'layers', 'heads', 'mlp ratio', 'image size', 'patch size', 'classes',
-    'qkv bias', 'layer scale', 'config', 'dim', 'scaling', 'norm_layer', 'act_layer', 'bias',
-    'attn_adapter', 'train_ln', 'init', 'dropout', 'drop_path', 'all dropout',
+    'model', 'classes', 'layer scale', 'config', 'dim', 'scaling', 'norm_layer', 'act_layer', 'bias',
+    'attn_adapter', 'train_ln', 'init', 'dropout', 'drop_path', *VIT_ARGUMENTS,
 }  # fmt: skip
 _DROPPING = ('dropout', 'drop_path', 'all dropout')
 
@@ -52,13 +48,8 @@ def build(case: Case) -> nn.Module:
 
 def run(case: Case, model: nn.Module) -> Run:
     """Run one forward pass and backward."""
-    outputs: dict[str, Tensor] = {}
-    trunk = model.backbone.trunk
-    keep_input(second_reader(trunk.net), outputs, 'layer0')
-    keep_output(trunk.net.norm, outputs, 'encoded')
-    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    add_loss(case, outputs)
-    names = {own: key for key, own in adapter_plus_names(trunk.num_layers).items()}
+    outputs = run_classifier(case, model)
+    names = {own: key for key, own in adapter_plus_names(model.backbone.trunk.num_layers).items()}
     parameters = {names.get(n, n.removeprefix(TRUNK)): p for n, p in trainable(model).items()}
     idle = [] if case.arguments['config'] == 'houlsby' else [
         key for key, _, trained in case.meta['parameters'] if trained and '.adapter_attn.' in key

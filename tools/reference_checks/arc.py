@@ -1,18 +1,14 @@
 """ARC on ViT and Swin: build the product's classifier for a reference case and run it."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from hstpeft.official import SWIN, TRUNK, split_arc
 from hstpeft.official.arc import arc_swin_names, arc_vit_names
 from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import (
-    add_loss,
     classifier,
     fill,
-    keep_input,
-    keep_output,
-    keep_stages,
-    second_reader,
+    run_classifier,
     trainable,
 )
 from tools.reference_checks.trunks import SWIN_ARGUMENTS, swin_trunk, vit_trunk
@@ -52,16 +48,7 @@ def build(case: Case) -> nn.Module:
 
 def run(case: Case, model: nn.Module) -> Run:
     """Run one forward pass and backward."""
-    outputs: dict[str, Tensor] = {}
-    trunk = model.backbone.trunk
-    if is_swin(case):
-        keep_stages(trunk.swin, outputs)
-    else:
-        keep_input(second_reader(trunk.vit), outputs, 'layer0')
-        keep_output(trunk.vit.norm, outputs, 'encoded')
-    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    add_loss(case, outputs)
-    outputs = {k: v.flatten(1, 2) if v.dim() == 4 else v for k, v in outputs.items()}
+    outputs = run_classifier(case, model)
     return Run(outputs, official_parameters(case, model))
 
 

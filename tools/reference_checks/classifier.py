@@ -87,6 +87,23 @@ def add_loss(case: Case, outputs: dict[str, Tensor]) -> None:
         outputs['loss'].backward()
 
 
+def run_classifier(case: Case, model: nn.Module) -> dict[str, Tensor]:
+    """Run one forward pass and backward, and return the outputs by the names of ViT and Swin cases.
+
+    ``layer0`` is what leaves block 0 of a ViT, ``encoded`` what leaves its last norm.
+    """
+    outputs: dict[str, Tensor] = {}
+    net = model.backbone.trunk.net
+    if 'depths' in case.arguments:
+        keep_stages(net, outputs)
+    else:
+        keep_input(second_reader(net), outputs, 'layer0')
+        keep_output(net.norm, outputs, 'encoded')
+    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
+    add_loss(case, outputs)
+    return {k: v.flatten(1, 2) if v.dim() == 4 else v for k, v in outputs.items()}
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trainable parameters by our names."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -2,25 +2,19 @@
 
 import functools
 
-from torch import Tensor, nn
+from torch import nn
 
 from hstpeft.official.fact import join_fact, split_fact
 from hstpeft.oracle.case import Case, Run, UnknownArgument
 from tools.reference_checks.classifier import (
-    add_loss,
     classifier,
     fill,
-    keep_input,
-    keep_output,
     renamed,
-    second_reader,
+    run_classifier,
 )
-from tools.reference_checks.trunks import vit_trunk
+from tools.reference_checks.trunks import VIT_ARGUMENTS, vit_trunk
 
-_READ = {
-    'model', 'kind', 'rank', 'scale', 'hidden size', 'layers', 'heads', 'mlp ratio', 'image size',
-    'patch size', 'classes', 'qkv bias', 'all dropout',
-}  # fmt: skip
+_READ = {'model', 'kind', 'rank', 'scale', 'classes', *VIT_ARGUMENTS}
 
 
 def build(case: Case) -> nn.Module:
@@ -38,10 +32,5 @@ def build(case: Case) -> nn.Module:
 
 def run(case: Case, model: nn.Module) -> Run:
     """Run one forward pass and backward."""
-    outputs: dict[str, Tensor] = {}
-    net = model.backbone.trunk.net
-    keep_input(second_reader(net), outputs, 'layer0')
-    keep_output(net.norm, outputs, 'encoded')
-    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    add_loss(case, outputs)
+    outputs = run_classifier(case, model)
     return Run(outputs, renamed(model, functools.partial(join_fact, {})))

@@ -1,10 +1,10 @@
 """Mona on the Swin of detectors: build the product's classifier for a reference case and run it."""
 
-from torch import Tensor, nn
+from torch import nn
 
 from hstpeft.official.mona import mona_names, split_mona
 from hstpeft.oracle.case import Case, Run, UnknownArgument
-from tools.reference_checks.classifier import add_loss, classifier, fill, keep_stages, trainable
+from tools.reference_checks.classifier import classifier, fill, run_classifier, trainable
 from tools.reference_checks.trunks import SWIN_ARGUMENTS, swin_trunk
 
 _READ = {'model', 'classes', 'bottleneck'}
@@ -26,10 +26,6 @@ def build(case: Case) -> nn.Module:
 
 def run(case: Case, model: nn.Module) -> Run:
     """Run one forward pass and backward."""
-    outputs: dict[str, Tensor] = {}
-    keep_stages(model.backbone.trunk.net, outputs)
-    outputs['logits'] = model.head(model.backbone(case.inputs['input']))
-    add_loss(case, outputs)
-    outputs = {k: v.flatten(1, 2) if v.dim() == 4 else v for k, v in outputs.items()}
+    outputs = run_classifier(case, model)
     names = {name: key for key, name in mona_names(case.weights).items()}
     return Run(outputs, {names[name]: p for name, p in trainable(model).items()})

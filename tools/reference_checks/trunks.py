@@ -14,6 +14,13 @@ SWIN_ARGUMENTS = frozenset(
     }
 )  # fmt: skip
 """Words of the cases for a Swin."""
+VIT_ARGUMENTS = frozenset(
+    {
+        'hidden size', 'layers', 'heads', 'mlp ratio', 'image size', 'patch size', 'qkv bias',
+        'all dropout',
+    }
+)  # fmt: skip
+"""Words of the cases for a ViT."""
 
 
 def vit_trunk(

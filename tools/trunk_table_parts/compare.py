@@ -74,7 +74,8 @@ def compare(arch: str, module: str) -> Support:
         reference.pool_include_prefix = False
     difference = max(difference, measure_all(trunk, reference))
     has_maps, has_class_token = 'maps' in trunk.capabilities, 'cls_token' in trunk.out_types
-    return Support(arch, family, kind, has_maps, has_class_token, difference)
+    lacks = tuple(sorted(type(trunk).capabilities - trunk.capabilities))
+    return Support(arch, family, kind, has_maps, has_class_token, lacks, difference)
 
 
 def _build(kind: str, options: dict[str, Any]) -> Trunk:

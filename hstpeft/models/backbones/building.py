@@ -11,6 +11,8 @@ from hstpeft.models.trunks import Trunk
 from hstpeft.models.tuners import CombinedTuner, Tuner
 from hstpeft.registry import MODELS
 
+_NAMED = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
 
 def build_trunk(cfg: Mapping[str, Any]) -> Trunk:
     """Build a trunk.
@@ -72,10 +74,10 @@ def _check_options(key: str, kind: type, options: Mapping[str, Any]) -> None:
         if name not in known and not takes_any:
             hint = nearest(name, known) if known else f'{kind.__name__} has none; leave it out'
             raise UserError(f'backbone.{key} has no option {name!r}: {hint}')
-    for name, parameter in known.items():
-        is_named = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        if is_named and parameter.default is parameter.empty and name not in options:
-            raise UserError(f'backbone.{key} has no {name}, which {kind.__name__} needs: set {name}')
+    needed = [p.name for p in known.values() if p.default is p.empty and p.kind is _NAMED]
+    for name in needed:
+        if name not in options:
+            raise UserError(f'backbone.{key} {kind.__name__} needs {name}: add {name}=...')
 
 
 def _call(key: str, kind: type, options: Mapping[str, Any]) -> Any:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
-from hstpeft.models.trunks.layers import BEHIND_BLOCKS, NamedLayers, own_parameters
+from hstpeft.models.trunks.layers import BEHIND_BLOCKS, NamedLayers
 from hstpeft.models.trunks.layout import Layout
+from hstpeft.models.trunks.parameters import own_parameters
 from hstpeft.models.trunks.places import Places
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
@@ -24,6 +25,7 @@ CAPABILITIES = {
     'whole_image': 'attention that reads the whole image in every block',
     'block_parts': 'blocks whose norms, projections and attention can be run one by one',
     'maps': 'outputs that are maps',
+    'whole_widths': 'Linears of whole multiples of its width, and no gates, in every block',
 }
 """What a tuner may need of a trunk, in words."""
 

@@ -19,6 +19,7 @@ from hstpeft.models.trunks.filling import fill
 from hstpeft.models.trunks.frozen_linear import wrap_linears
 from hstpeft.models.trunks.one_stage import VIT_BIASES, OneStageTrunk
 from hstpeft.models.trunks.places import Places
+from hstpeft.models.trunks.timm_models import check_options
 from hstpeft.models.trunks.weights import read_weights
 from hstpeft.registry import MODELS
 
@@ -41,6 +42,8 @@ HVT_SIZES = {
     'hvt_s_4': HVTSize(384, 6, 3),
 }
 """Published models; ``scale_hvt_ti_4`` and ``hvt_s_4`` are the same one."""
+_UNDEFINED = {'reg_tokens', 'pos_embed', 'pre_norm', 'embed_norm_layer', 'patch_drop_rate'}
+"""Options of timm's ViT for what an HVT does not have."""
 
 
 @MODELS.register_module()
@@ -69,7 +72,7 @@ class HVTTrunk(OneStageTrunk):
             that do not fit.
     """
 
-    capabilities = frozenset({'one_stage', 'whole_image'})
+    capabilities = frozenset({'one_stage', 'whole_image', 'whole_widths'})
     bias_options = VIT_BIASES
     num_prefix_tokens = 0
     out_types = ('avg_featmap', 'raw')
@@ -189,9 +192,10 @@ def create_hvt(size: HVTSize, options: dict[str, Any]) -> VisionTransformer:
     own = dict(
         class_token=False, global_pool='avg', fc_norm=False, num_classes=0, dynamic_img_size=True
     )
-    clash = sorted(own.keys() & options.keys())
+    clash = sorted((own.keys() | _UNDEFINED) & options.keys())
     if clash:
         raise UserError(f'trunk.arch_options {clash} cannot be set for an HVT')
+    check_options(options, VisionTransformer)
     default = dict(embed_dim=size.embed_dim, num_heads=size.num_heads, depth=12)
     try:
         return VisionTransformer(**{**default, **options}, **own)

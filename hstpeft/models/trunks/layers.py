@@ -6,13 +6,14 @@ tuner puts on one becomes part of the trunk's module tree, as HF peft's layers d
 the tuner's, and a delta names them by their place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
+from hstpeft.models.trunks.parameters import has_parameters
 
 BLOCK_LAYERS = {
     'norm1': 'norm1',
@@ -32,6 +33,8 @@ BLOCK_LAYERS = {
     'fc2': 'mlp.fc2',
 }
 """By role, the place of a layer inside a block of timm's, in the order in which they run."""
+BRANCHES = ('attention', 'mlp')
+"""What a block adds to the residual stream, in the order in which they run."""
 READERS = {'attention': ('qkv', 'q', 'k', 'v'), 'mlp': ('fc1', 'fc1_g', 'fc1_x')}
 """By branch, the roles of the Linears that read its normalised input, of which a block has some."""
 OUTER_LAYERS = {
@@ -184,22 +187,6 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer, then the adapter."""
         return self.adapter(self.base_layer(x), x)
-
-
-def own_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """Give the parameters of a part of a trunk without those of a tuner's that stand on its layers."""
-    base = getattr(module, 'base_layer', None)  # of an `AdaptedLayer`, and of HF peft's layers
-    if base is not None:
-        yield from own_parameters(base)
-        return
-    yield from module.parameters(recurse=False)
-    for child in module.children():
-        yield from own_parameters(child)
-
-
-def has_parameters(module: nn.Module | None) -> bool:
-    """Whether a place holds a layer with parameters: timm fills empty ones with an Identity."""
-    return module is not None and next(module.parameters(), None) is not None
 
 
 def _instead(name: str, names: list[str]) -> str:

@@ -6,15 +6,18 @@ Shapes: B batch, L tokens, C trunk width.
 from types import MappingProxyType
 from typing import Any
 
+from timm.layers import RmsNorm, RmsNormFp32
 from torch import Tensor, nn
 
 from hstpeft.models.trunks.base import Trunk
 from hstpeft.models.trunks.blocks import apply_norm
+from hstpeft.models.trunks.widths import cut_layers
 
 VIT_BIASES = MappingProxyType(
     {'qkv_bias': ('qkv',), 'proj_bias': ('proj', 'fc1', 'fc1_g', 'fc1_x', 'fc2')}
 )
 """Options of timm's plain ViT for the biases of its blocks, with their Linears by role."""
+_TOLD = (nn.LayerNorm, RmsNorm, RmsNormFp32)
 
 
 class OneStageTrunk(Trunk):
@@ -70,7 +73,7 @@ class OneStageTrunk(Trunk):
     def declare_shape(self) -> None:
         """Declare what follows from timm's model, once it is built."""
         # Now, since a tuner may stand on the layers later.
-        self.block_form = describe_block(self.block(0))
+        self.block_form = describe_blocks(self.vit, self.block(0))
         self.embed_dims = self.vit.embed_dim
         self.num_blocks = self.num_layers = len(self.vit.blocks)
         self.stage_depths, self.stage_dims = (self.num_layers,), (self.embed_dims,)
@@ -78,12 +81,29 @@ class OneStageTrunk(Trunk):
         self.grid_size = self.vit.patch_embed.grid_size
         self.output_dims = (self.embed_dims,) * self.num_layers
         self.output_strides = (self.patch_size,) * self.num_layers
+        blocks = range(self.num_layers)
+        if any(cut_layers(self, self.embed_dims, index) is None for index in blocks):
+            self.capabilities = self.capabilities - {'whole_widths'}
 
 
-def describe_block(block: nn.Module) -> dict[str, Any]:
-    """Return what decides the function of a block of timm's beside its tensors."""
-    return {
-        'num_heads': block.attn.num_heads,
-        'act': type(block.mlp.act).__name__,
-        'eps': block.norm1.eps,
-    }
+def describe_blocks(net: nn.Module, block: nn.Module) -> dict[str, Any]:
+    """Return what decides the function of a net of timm's blocks beside their tensors.
+
+    Args:
+        net: timm's model.
+        block: One of its blocks, which are alike.
+    """
+    eps = block.norm1.eps
+    form = {'num_heads': block.attn.num_heads, 'act': type(block.mlp.act).__name__, 'eps': eps}
+    return {**form, 'norms': _untold_norms(net, eps)}
+
+
+def _untold_norms(net: nn.Module, eps: float) -> list[tuple[str, float]]:
+    """List kind and eps of the norms that their tensors and the blocks' eps do not tell; usually none.
+
+    A LayerNorm has a bias and an RmsNorm has none; timm has other norms with the same tensors.
+    """
+    norms = [m for m in net.modules() if getattr(m, 'eps', None) is not None]
+    return sorted(
+        {('' if isinstance(m, _TOLD) else type(m).__name__, m.eps) for m in norms} - {('', eps)}
+    )

@@ -39,7 +39,9 @@ class SequenceTrunk(OneStageTrunk):
         global_attn_indices: Blocks without windows.
     """
 
-    capabilities = frozenset({'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'maps'})
+    capabilities = frozenset(
+        {'front_tokens', 'token_sequence', 'one_stage', 'whole_image', 'maps', 'whole_widths'}
+    )
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class SequenceTrunk(OneStageTrunk):
         return apply_norm(self.vit.fc_norm, tokens[:, self.num_prefix_tokens :].mean(dim=1))
 
     def attention_pool(self, tokens: Tensor) -> Tensor:
-        """Let the pre-trained query read all tokens, a tuner's included, and apply fc_norm."""
+        """Let the pre-trained query read the tokens that timm's does and a tuner's; apply fc_norm."""
         held = next(self.vit.attn_pool.parameters(), tokens)
         pooled = self.vit.pool(tokens.to(held.dtype)).to(tokens.dtype)
         return apply_norm(self.vit.fc_norm, pooled)
@@ -144,12 +146,16 @@ class SequenceTrunk(OneStageTrunk):
         return [token for token in tokens if token is not None]
 
     def description(self) -> dict[str, Any]:
-        """Return heads, activation, eps, windows and the heads of the attention pooling."""
+        """Return heads, activation, eps, norms, windows, pooling, and a grid that is no square."""
         added = {}
         if self.windowed_indices:
             added = {'window_size': self.window_size, 'global': self.global_attn_indices}
         if self.vit.attn_pool is not None:
-            added['attn_pool'] = self.vit.attn_pool.num_heads
+            # An Eva's reads all tokens.
+            reads_prefix = getattr(self.vit, 'pool_include_prefix', False)
+            added |= {'attn_pool': self.vit.attn_pool.num_heads, 'pool_prefix': reads_prefix}
+        if self.vit.pos_embed is not None and self.grid_size[0] != self.grid_size[1]:
+            added['grid'] = self.grid_size
         return {**super().description(), **added}
 
     def give_bias(self, index: int | None, name: str) -> None:

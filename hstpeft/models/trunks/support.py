@@ -16,6 +16,7 @@ class Support(NamedTuple):
         trunk: Class that runs it; None if it is refused.
         maps: Whether its outputs are maps.
         class_token: Whether it has a class token.
+        lacks: Capabilities that its class has and it has not.
         difference: Greatest difference to timm's own outputs, relative to the greatest of them.
         reason: Why it is refused.
         remedy: What to do then.
@@ -26,6 +27,7 @@ class Support(NamedTuple):
     trunk: str | None = None
     maps: bool = False
     class_token: bool = False
+    lacks: tuple[str, ...] = ()
     difference: float | None = None
     reason: str = ''
     remedy: str = ''
@@ -34,4 +36,5 @@ class Support(NamedTuple):
 def read_support() -> tuple[str, dict[str, Support]]:
     """Read the table: the version of timm that it is about, and its rows by name."""
     table = json.loads(FILE.read_text(encoding='utf-8'))
-    return table['timm'], {row['arch']: Support(**row) for row in table['models']}
+    rows = [{**row, 'lacks': tuple(row.get('lacks', ()))} for row in table['models']]
+    return table['timm'], {row['arch']: Support(**row) for row in rows}

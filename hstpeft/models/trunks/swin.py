@@ -18,7 +18,7 @@ from hstpeft.models.trunks.blocks import apply_norm
 from hstpeft.models.trunks.filling import fill
 from hstpeft.models.trunks.front_tokens import attend_with_front, merge_with_front
 from hstpeft.models.trunks.frozen_linear import wrap_linears
-from hstpeft.models.trunks.one_stage import describe_block
+from hstpeft.models.trunks.one_stage import describe_blocks
 from hstpeft.models.trunks.places import Places
 from hstpeft.models.trunks.swin_block import (
     attend_in_padded_map,
@@ -80,7 +80,7 @@ class SwinTrunk(Trunk):
         self.detection_style = detection_style
         self.form = ' with windows as in detectors' if detection_style else ''
         wrap_linears(self.swin.layers)
-        self.block_form = describe_block(self.block(0))
+        self.block_form = describe_blocks(self.swin, self.block(0))
         self.stage_depths = tuple(len(layer.blocks) for layer in self.swin.layers)
         self.stage_dims = tuple(layer.blocks[0].dim for layer in self.swin.layers)
         self.num_blocks = self.num_layers = sum(self.stage_depths)
@@ -210,8 +210,15 @@ class SwinTrunk(Trunk):
         raise IndexError(f'this trunk has {sum(depths)} blocks')
 
     def description(self) -> dict[str, Any]:
-        """Return heads, activation, eps and windows."""
-        windows = [block.window_size for _, blocks in self.stages() for block in blocks]
-        heads = [blocks[0].attn.num_heads for _, blocks in self.stages()]
-        style = {'detection_style': self.detection_style}
-        return {**self.block_form, 'window_size': windows, 'num_heads': heads, **style}
+        """Return heads, activation, eps, norms and windows."""
+        blocks = [block for _, stage in self.stages() for block in stage]
+        last, windows = self.swin.layers[-1], [block.window_size for block in blocks]
+        # Where a window covers the last stage, the windows tell the grid, and so what shifts.
+        is_told = self.detection_style or windows[-1] == tuple(last.output_resolution)
+        return {
+            **self.block_form,
+            'window_size': windows,
+            'num_heads': [stage[0].attn.num_heads for _, stage in self.stages()],
+            'detection_style': self.detection_style,
+            'shift_size': [] if is_told else [block.shift_size for block in blocks],
+        }

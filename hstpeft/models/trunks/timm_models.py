@@ -10,20 +10,41 @@ from torch import Tensor, nn
 
 from hstpeft.errors import UserError, nearest
 
-_OWNED_OPTIONS = ('pretrained', 'num_classes', 'dynamic_img_size', 'dynamic_img_pad', 'block_fn')
+_OWNED_OPTIONS = {
+    'pretrained': 'trunk.weights says what is loaded',
+    'always_partition': 'trunk.detection_style=True gives the windows of detectors',
+    **dict.fromkeys(
+        ('dynamic_img_size', 'dynamic_img_pad', 'strict_img_size'),
+        'a trunk takes images of any size',
+    ),
+    **dict.fromkeys(
+        ('block_fn', 'mlp_layer', 'embed_layer'), 'the arch has it: choose another arch'
+    ),
+    **dict.fromkeys(
+        ('num_classes', 'drop_rate', 'head_init_scale'), "it is of timm's head, which a trunk lacks"
+    ),
+    'device': 'a host moves its model',
+    'dtype': 'trunk.dtype says what the frozen tensors are held in',
+}
+"""Options of timm's models that are not the user's, and why."""
 
 
 def check_arch(arch: str, options: Mapping[str, Any], family: list[str], kind: type) -> None:
-    """Refuse an unknown timm name, and options that its model class does not have."""
+    """Refuse an unknown timm name, and options that are not the user's, see `check_options`."""
     if not timm.is_model(arch):
         raise UserError(f'trunk.arch {arch!r} is not a timm model: {nearest(arch, family)}')
+    check_options(options, kind)
+
+
+def check_options(options: Mapping[str, Any], kind: type) -> None:
+    """Refuse options that timm's model class does not have, or that a trunk sets itself."""
     known = inspect.signature(kind).parameters
     for name in options:
-        if name in _OWNED_OPTIONS or name not in known:
-            allowed = [option for option in known if option not in _OWNED_OPTIONS]
-            raise UserError(
-                f'trunk.arch_options {name!r} cannot be set here: {nearest(name, allowed)}'
-            )
+        reason = _OWNED_OPTIONS.get(name)
+        if reason is None and name not in known:
+            reason = nearest(name, known.keys() - _OWNED_OPTIONS.keys())
+        if reason:
+            raise UserError(f'trunk.arch_options {name!r} cannot be set here: {reason}')
 
 
 def create_model(arch: str, options: Mapping[str, Any]) -> nn.Module:

@@ -6,14 +6,14 @@ Shapes: L tokens, C width of a block, R adapter width.
 
 from typing import Any
 
-import torch
 from mmcv.cnn.bricks import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hstpeft.errors import UserError, check_choice, check_least, check_rate
+from hstpeft.errors import check_choice, check_least, check_rate
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.trunks.parameters import norm_parameters
+from hstpeft.models.tuners.base import Tuner, check_float32
 from hstpeft.models.tuners.bottleneck import Bottleneck
 from hstpeft.registry import MODELS
 
@@ -99,13 +99,8 @@ class AdapterPlusTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """Build an adapter for every block, for Houlsby's form another one behind the attention."""
-        if self.train_norms and trunk.frozen_dtype != torch.float32:
-            dtype = str(trunk.frozen_dtype).removeprefix('torch.')
-            raise UserError(
-                f'tuner.train_norms trains norms in float32, and trunk.dtype {dtype!r} holds what is '
-                "around them in another dtype: use 'float32' (tools/train.py --amp or --bf16 "
-                'computes in half precision)'
-            )
+        if self.train_norms:
+            check_float32('tuner.train_norms True', trunk, 'norms are trained in float32')
         attention = trunk.block_dims if self.form == 'houlsby' else ()
         self.attn_adapters = nn.ModuleList(PlusAdapter(dims, **self.options) for dims in attention)
         self.adapters = nn.ModuleList(
@@ -122,9 +117,7 @@ class AdapterPlusTuner(Tuner):
         if not self.train_norms:
             return []
         running = {id(parameter) for parameter in trunk.running_parameters()}
-        norms = [dict(module.named_parameters(recurse=False)) for module in trunk.modules()]
-        norms = [own for own in norms if 'weight' in own and own['weight'].dim() == 1]
-        return [p for own in norms for p in own.values() if id(p) in running]
+        return [p for p in norm_parameters(trunk) if id(p) in running]
 
     @property
     def acting_places(self) -> frozenset[str]:

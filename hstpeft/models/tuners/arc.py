@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks.layers import BRANCHES
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.folding import fold_input
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
-
-POSITIONS = ('attention', 'mlp')
 
 
 @MODELS.register_module()
@@ -30,7 +29,8 @@ class ARCTuner(Tuner):
     as in the official code, the attention's does so too, but the MLP's acts on the residual
     stream before the norm.
 
-    Trainable values for a ViT-B/16 with the default options: 96,432.
+    Trainable values: C R for each stage and position, and R + C for each block and position; 96,432
+    for a ViT-B/16 with the default options.
 
     Args:
         positions: Where adapters are: ``attention``, ``mlp`` or both. Attention alone is
@@ -42,12 +42,12 @@ class ARCTuner(Tuner):
 
     def __init__(
         self,
-        positions: Sequence[str] = POSITIONS,
+        positions: Sequence[str] = BRANCHES,
         adapter_dims: int = 50,
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.positions = check_names('tuner.positions', positions, POSITIONS)
+        self.positions = check_names('tuner.positions', positions, BRANCHES)
         check_least('tuner.adapter_dims', adapter_dims, 1)
         check_rate('tuner.drop_rate', drop_rate)
         self.adapter_dims, self.drop_rate = adapter_dims, drop_rate

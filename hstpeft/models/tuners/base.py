@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hstpeft.errors import UserError
@@ -164,6 +165,25 @@ def check_needs(tuner: Tuner, trunk: Trunk, needs: Collection[str], remedy: str 
                 f'{type(trunk).__name__}{trunk.form}: it needs {CAPABILITIES[need]} ({need}); '
                 + (remedy or f'use {_trunks_with(needs)}')
             )
+
+
+def check_float32(tuner: str, trunk: Trunk, reason: str) -> None:
+    """Raise unless a trunk is held in float32.
+
+    Args:
+        tuner: Who asks for it, with the option if it is one.
+        trunk: What the tuner shall be attached to.
+        reason: Why another dtype does not do.
+
+    Raises:
+        UserError: It is held in another dtype.
+    """
+    if trunk.frozen_dtype != torch.float32:
+        dtype = str(trunk.frozen_dtype).removeprefix('torch.')
+        raise UserError(
+            f"trunk.dtype {dtype!r} does not go with {tuner}: {reason}; use 'float32' "
+            '(tools/train.py --amp or --bf16 computes in half precision)'
+        )
 
 
 def _trunks_with(needs: Collection[str]) -> str:

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from hstpeft.errors import check_choice, check_least, check_names, check_rate
 from hstpeft.models.trunks import Places, Trunk
+from hstpeft.models.trunks.layers import BRANCHES
 from hstpeft.models.trunks.layout import Layout
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.spatial import convolve_tokens
 from hstpeft.registry import MODELS
-
-POSITIONS = ('attention', 'mlp')
 
 
 @MODELS.register_module()
@@ -54,14 +53,14 @@ class ConvpassTuner(Tuner):
 
     def __init__(
         self,
-        positions: Sequence[str] = POSITIONS,
+        positions: Sequence[str] = BRANCHES,
         adapter_dims: int = 8,
         scale: float = 1.0,
         conv_init: str = 'identity',
         drop_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        self.positions = check_names('tuner.positions', positions, POSITIONS)
+        self.positions = check_names('tuner.positions', positions, BRANCHES)
         check_least('tuner.adapter_dims', adapter_dims, 1)
         check_choice('tuner.conv_init', conv_init, ('identity', 'xavier'))
         check_rate('tuner.drop_rate', drop_rate)
@@ -165,4 +164,4 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def drop_path_rate(trunk: Trunk, index: int) -> float:
     """Return at what rate a block drops its branches: none where it has no such layer."""
-    return getattr(trunk.block(index).drop_path1, 'drop_prob', 0.0)
+    return getattr(getattr(trunk.block(index), 'drop_path1', None), 'drop_prob', 0.0)

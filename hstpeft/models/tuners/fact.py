@@ -4,14 +4,14 @@ Shapes: C trunk width, R rank, I and O pieces of width C that a layer reads and 
 ``qkv``, 1 and 1 for ``proj``, 1 and K for ``fc1``, K and 1 for ``fc2``, K the MLP's ratio.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from hstpeft.errors import UserError, check_choice, check_least, check_rate
+from hstpeft.errors import check_choice, check_least, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.trunks.layers import AdaptedLayer
+from hstpeft.models.trunks.widths import cut_layers
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.factors import Factors, TensorTrain, Tucker
 from hstpeft.models.tuners.folding import add_to_weight
@@ -19,8 +19,6 @@ from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
 FORMS = {'tt': TensorTrain, 'tk': Tucker}
-PIECES = {'qkv': (1, 3), 'q': (1, 1), 'k': (1, 1), 'v': (1, 1), 'proj': (1, 1)}
-"""By role, the pieces I and O of the Linears whose are fixed."""
 
 
 @MODELS.register_module()
@@ -49,7 +47,7 @@ class FacTTuner(Tuner):
             its width: a gated MLP, or one whose ratio is no whole number.
     """
 
-    needs = ('one_stage',)
+    needs = ('one_stage', 'whole_widths')
 
     def __init__(
         self, form: str = 'tt', rank: int = 16, scale: float = 1.0, drop_rate: float = 0.1
@@ -62,7 +60,8 @@ class FacTTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """Build the factors, and let every Linear of every block add its update."""
-        pieces = [cut_layers(trunk, index) for index in range(trunk.num_layers)]
+        blocks = range(trunk.num_layers)
+        pieces = [cut_layers(trunk, trunk.embed_dims, index) for index in blocks]
         self.factors = FORMS[self.form](trunk.embed_dims, self.rank, self.drop_rate, pieces)
         for index, layers in enumerate(pieces):
             for name in layers:
@@ -102,26 +101,3 @@ class Update(nn.Module):
         """Update what a layer made of ``given`` (..., I C): (..., O C)."""
         (factors,) = self.shared
         return (output + self.scale * factors(given, self.index, self.name)).to(output.dtype)
-
-
-def cut_layers(trunk: Trunk, index: int) -> Mapping[str, tuple[int, int]]:
-    """Return, by role, the pieces I and O of the Linears of a block, in the order in which they run.
-
-    Raises:
-        UserError: Some are not made of pieces of the trunk's width as those of a plain block are.
-    """
-    width = trunk.embed_dims
-    readers = [trunk.readers(index, branch) for branch in ('attention', 'mlp')]
-    names = [*readers[0], 'proj', *readers[1], 'fc2']
-    shapes = {name: tuple(trunk.layer(index, name).weight.shape) for name in names}
-    ratio = shapes['fc2'][1] // width
-    pieces = {**PIECES, 'fc1': (1, ratio), 'fc2': (ratio, 1)}
-    wanted = {name: (out * width, into * width) for name, (into, out) in pieces.items()}
-    wrong = {name: shape for name, shape in shapes.items() if wanted.get(name) != shape}
-    if wrong:
-        raise UserError(
-            f'backbone.tuner FacTTuner is not defined for a {type(trunk).__name__} with {wrong} in '
-            f'block {index}: it needs weights in pieces of the width {width}, and no gate; use a '
-            'trunk whose MLP is plain and a whole number of times as wide'
-        )
-    return {name: pieces[name] for name in names}

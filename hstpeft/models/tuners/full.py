@@ -1,11 +1,9 @@
 """Full training: every parameter of the trunk is trained (fine-tuning, or from scratch)."""
 
-import torch
 from torch import nn
 
-from hstpeft.errors import UserError
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.tuners.base import Tuner, check_float32
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
@@ -22,12 +20,7 @@ class FullTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """Build nothing; refuse a dtype that would silently have no effect."""
-        if trunk.frozen_dtype != torch.float32:
-            dtype = str(trunk.frozen_dtype).removeprefix('torch.')
-            raise UserError(
-                f'trunk.dtype {dtype!r} is for frozen parameters, and FullTuner leaves none: use '
-                "'float32' (tools/train.py --amp or --bf16 computes in half precision)"
-            )
+        check_float32('FullTuner', trunk, 'it is for frozen parameters, and there are none')
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return everything that runs."""

@@ -3,25 +3,21 @@
 Shapes: I input width and O output width of a Linear, R rank.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.trunks.layers import AdaptedLayer
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.frozen import FrozenTuner
+from hstpeft.models.tuners.fused_lora import THIRDS, FusedLoRA
 from hstpeft.models.tuners.peft_layers import inject
 from hstpeft.models.tuners.peft_types import import_peft
 from hstpeft.registry import MODELS
 
-THIRDS = ('q', 'k', 'v')
-"""What a fused qkv consists of, in the order of its rows."""
 LINEARS = ('qkv', 'proj', 'fc1', 'fc2')
 """Linears of a plain block, by their role."""
 POSITIONS = (*LINEARS, *THIRDS, 'fc1_g', 'fc1_x')
@@ -135,61 +131,6 @@ class LoRATuner(Tuner):
         fused = 'qkv' in trunk.layer_names(0)
         thirds = [name for name in THIRDS if fused and name in self.positions]
         return [name for name in self.positions if name not in thirds], thirds
-
-
-class FusedLoRA(nn.Module):
-    """Products beside some thirds of the rows of a fused qkv: zero for the others.
-
-    Args:
-        qkv: The Linear; O is three times a third.
-        names: Of `THIRDS`, in their order.
-        rank: R.
-        alpha: The products are scaled by ``alpha / rank``.
-        drop_rate: Dropout of the input, in training.
-    """
-
-    def __init__(
-        self, qkv: nn.Module, names: Sequence[str], rank: int, alpha: float, drop_rate: float
-    ) -> None:
-        super().__init__()
-        self.scale = alpha / rank
-        outputs, inputs = qkv.weight.shape
-        self.drop = nn.Dropout(drop_rate)
-        for name in names:
-            self.add_module(name, _Factors(inputs, outputs // len(THIRDS), rank))
-
-    def forward(self, output: Tensor, given: Tensor) -> Tensor:
-        """Add the products of the input (..., I) to the output (..., O) of the Linear."""
-        thirds = list(output.chunk(len(THIRDS), dim=-1))
-        for row, factors in self._rows():
-            low = F.linear(self.drop(given.to(factors.lora_A.dtype)), factors.lora_A)
-            product = self.scale * F.linear(low, factors.lora_B)
-            thirds[row] = thirds[row] + product.to(output.dtype)
-        return torch.cat(thirds, dim=-1)
-
-    def add_to(self, weight: nn.Parameter) -> None:
-        """Add the products to the weight (O, I), in place and in double precision."""
-        merged = weight.detach().double()
-        thirds = merged.chunk(len(THIRDS))
-        for row, factors in self._rows():
-            b, a = (factor.detach().double() for factor in (factors.lora_B, factors.lora_A))
-            thirds[row].add_(self.scale * b @ a)
-        weight.data = merged.to(weight.dtype)
-
-    def _rows(self) -> Iterator[tuple[int, nn.Module]]:
-        """Give the number of each adapted third with its factors."""
-        own = dict(self.named_children())
-        return ((row, own[name]) for row, name in enumerate(THIRDS) if name in own)
-
-
-class _Factors(nn.Module):
-    """A (R, I), drawn as peft draws it, and B (O, R) of zeros."""
-
-    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
-        super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, inputs))
-        self.lora_B = nn.Parameter(torch.zeros(outputs, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
 
 def linear_names(trunk: Trunk, positions: Sequence[str]) -> list[str]:

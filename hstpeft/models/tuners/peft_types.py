@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
-
 from hstpeft.errors import UserError, nearest
 from hstpeft.models.trunks import Trunk
 from hstpeft.models.trunks.layers import READERS
+from hstpeft.models.tuners.base import check_float32
 
 VARIANTS = {'DORA': ('LORA', {'use_dora': True})}
 """Methods that peft has as an option of another one."""
@@ -122,7 +121,7 @@ def check_options(peft_type: str, kind: type, options: Mapping[str, Any]) -> Non
     known = fields.keys() - {field.name for field in dataclasses.fields(peft.PeftConfig)}
     for name, value in options.items():
         if name not in known:
-            hint = nearest(name, known - _FROM_ELSEWHERE.keys())
+            hint = nearest(name, {*known, 'positions'} - _FROM_ELSEWHERE.keys())
             raise UserError(f'tuner.{name}: peft has no such option for {peft_type}: {hint}')
         if name in _FROM_ELSEWHERE and value != fields[name].default:
             raise UserError(f'tuner.{name} {value!r} cannot be set: {_FROM_ELSEWHERE[name]}')
@@ -154,13 +153,8 @@ def check_trunk(peft_type: str, positions: Collection[str], trunk: Trunk) -> Non
             f'tuner.positions: leave {mlp} out for {peft_type}: peft takes the maps that they read '
             "in a trunk of stages for something else; 'LORA' runs there"
         )
-    dtype = trunk.frozen_dtype
-    if dtype != torch.float32 and peft_type in _IN_FLOAT32:
-        reason = _IN_FLOAT32[peft_type]
-        raise UserError(
-            f'trunk.dtype {str(dtype).removeprefix("torch.")!r} is not for tuner {peft_type}: '
-            f"{reason}; use 'float32' (tools/train.py --amp or --bf16 computes in half precision)"
-        )
+    if peft_type in _IN_FLOAT32:
+        check_float32(f'tuner.peft_type {peft_type!r}', trunk, _IN_FLOAT32[peft_type])
 
 
 def describe_config(config: Any) -> dict[str, Any]:

@@ -13,12 +13,11 @@ from torch.nn import functional as F
 
 from hstpeft.errors import UserError, check_least, check_names, check_rate
 from hstpeft.models.trunks import Trunk
+from hstpeft.models.trunks.layers import BRANCHES
 from hstpeft.models.tuners.base import Tuner
 from hstpeft.models.tuners.folding import fold_input
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
-
-POSITIONS = ('attention', 'mlp')
 
 
 @MODELS.register_module()
@@ -47,14 +46,14 @@ class RepAdapterTuner(Tuner):
 
     def __init__(
         self,
-        positions: Sequence[str] = POSITIONS,
+        positions: Sequence[str] = BRANCHES,
         adapter_dims: int = 8,
         num_groups: int = 2,
         scale: float = 1.0,
         drop_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        self.positions = check_names('tuner.positions', positions, POSITIONS)
+        self.positions = check_names('tuner.positions', positions, BRANCHES)
         check_least('tuner.adapter_dims', adapter_dims, 1)
         check_least('tuner.num_groups', num_groups, 1)
         check_rate('tuner.drop_rate', drop_rate)

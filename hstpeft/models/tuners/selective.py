@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from hstpeft.errors import UserError, check_least, check_names, nearest
 from hstpeft.models.trunks import Trunk
-from hstpeft.models.trunks.layers import BEHIND_BLOCKS, own_parameters
-from hstpeft.models.tuners.base import Tuner
+from hstpeft.models.trunks.layers import BEHIND_BLOCKS
+from hstpeft.models.trunks.parameters import norm_parameters, own_parameters
+from hstpeft.models.tuners.base import Tuner, check_float32
 from hstpeft.models.tuners.frozen import FrozenTuner
 from hstpeft.registry import MODELS
 
@@ -56,13 +56,8 @@ class SelectiveTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """Build nothing; refuse layers whose weight and bias would be of two dtypes."""
-        if trunk.frozen_dtype != torch.float32:
-            dtype = str(trunk.frozen_dtype).removeprefix('torch.')
-            raise UserError(
-                f'trunk.dtype {dtype!r} is for layers that are frozen whole, and SelectiveTuner '
-                "trains parts of them in float32: use 'float32' (tools/train.py --amp or --bf16 "
-                'computes in half precision)'
-            )
+        reason = 'it is for layers that are frozen whole, and parts of them are trained in float32'
+        check_float32('SelectiveTuner', trunk, reason)
 
     def trunk_parameters(self, trunk: Trunk) -> list[nn.Parameter]:
         """Return the chosen parameters of what runs.
@@ -120,13 +115,7 @@ def _biases(trunk: Trunk) -> list[nn.Parameter]:
 
 
 def _norms(trunk: Trunk) -> list[nn.Parameter]:
-    own = [dict(module.named_parameters(recurse=False)) for module in trunk.modules()]
-    norms = [parameters for parameters in own if _is_norm(parameters.get('weight'))]
-    return [parameter for parameters in norms for parameter in parameters.values()]
-
-
-def _is_norm(weight: nn.Parameter | None) -> bool:
-    return weight is not None and weight.dim() == 1
+    return list(norm_parameters(trunk))
 
 
 def _cls_token(trunk: Trunk) -> list[nn.Parameter]:

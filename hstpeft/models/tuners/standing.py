@@ -18,7 +18,7 @@ def replaced_modules(root: nn.Module, before: Mapping[str, nn.Module]) -> dict[s
     found: dict[str, nn.Module] = {}
     for path, module in before.items():  # parents come before their children
         if path and not any(path.startswith(f'{outer}.') for outer in found):
-            now = _parent(root, path)._modules.get(path.rpartition('.')[2])
+            now = getattr(_parent(root, path), path.rpartition('.')[2], None)
             if now is not module:
                 found[path] = now
     return found

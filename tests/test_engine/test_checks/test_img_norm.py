@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from hstpeft.apis import init_model
+from hstpeft.compat import close_loggers
 from hstpeft.engine.checks.img_norm import check_img_norm
 from tests.support import tiny
 from tests.support.models import backbone_config, trunk_config
@@ -75,7 +76,7 @@ def test_a_run_and_the_api_say_it_once(task, tmp_path, capsys):
     (log,) = work_dir.glob('*/*.log')
     lines = [line for line in log.read_text().splitlines() if EXPECTED in line]
     assert len(lines) == 1 and ' WARNING - ' in lines[0]
-    tiny.close_loggers()  # one logger says no warning twice
+    close_loggers()  # one logger says no warning twice
     capsys.readouterr()
     init_model(task.hst, device='cpu', cfg_options=options)
     assert len(warnings(capsys)) == 1

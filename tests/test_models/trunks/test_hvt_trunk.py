@@ -174,6 +174,11 @@ def test_an_unknown_arch_names_the_nearest(arch, nearest):
         (dict(arch_options=dict(num_heads=5)), "arch_options {'num_heads': 5} do not suit"),
         (dict(arch_options=dict(wings=2)), 'wings'),
         (dict(arch_options=dict(class_token=True)), "['class_token'] cannot be set for an HVT"),
+        (dict(arch_options=dict(reg_tokens=1)), "['reg_tokens'] cannot be set for an HVT"),
+        (
+            dict(arch_options=dict(embed_dims=32)),
+            "'embed_dims' cannot be set here: did you mean 'embed_dim",
+        ),
     ],
 )
 def test_wrong_options_are_refused(options, said):

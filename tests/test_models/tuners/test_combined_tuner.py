@@ -17,11 +17,15 @@ PROMPTED = dict(ADAPTFORMER, num_prompt_tokens=2)
 PFEIFFER = dict(type='hstpeft.AdapterPlusTuner', form='pfeiffer')
 HOULSBY = dict(PFEIFFER, form='houlsby')
 BIASES = dict(type='hstpeft.SelectiveTuner')
+CONVPASS = dict(type='hstpeft.ConvpassTuner', positions=['mlp'], adapter_dims=4)
 FULL = dict(type='hstpeft.FullTuner')
 HST = models.hst_config()
 LORA = dict(type='hstpeft.LoRATuner', rank=2)
 MEMORY = dict(type='hstpeft.MemoryTokensTuner')
+MONA = dict(type='hstpeft.MonaTuner', adapter_dims=4)
 NORMS = dict(type='hstpeft.SelectiveTuner', parts=['norms'])
+REP_ATTENTION = dict(type='hstpeft.RepAdapterTuner', adapter_dims=4, positions=['attention'])
+REP_MLP = dict(REP_ATTENTION, positions=['mlp'])
 SA2VP = dict(type='hstpeft.SA2VPTuner', inner_dims=4)
 SSF = dict(type='hstpeft.SSFTuner')
 VPT = dict(type='hstpeft.VPTTuner', num_tokens=2)
@@ -34,7 +38,16 @@ COMBINED = {
     'arc + ssf in an hvt': ('hvt', [ARC, SSF]),
     'memory tokens + shallow vpt': ('vit', [MEMORY, SHALLOW]),
     'sa2vp + bitfit': ('vit', [SA2VP, BIASES]),
+    'hst + lora': ('vit', [HST, LORA]),
+    'adaptformer + ssf': ('eva', [ADAPTFORMER, SSF]),
+    'repadapter at the attention + at the mlp': ('vit', [REP_ATTENTION, REP_MLP]),
+    'vpt + convpass in a swin': ('swin', [VPT, CONVPASS]),
+    'lora + mona in a swin': ('swin', [LORA, MONA]),
 }
+ACTING = (
+    ADAPTFORMER, PROMPTED, ARC, VPT, SHALLOW, MEMORY, HST, PFEIFFER, HOULSBY, REP_ATTENTION, REP_MLP,
+    CONVPASS, MONA,
+)  # fmt: skip
 CLASHES = [
     ([HST, VPT], 'HSTTuner and VPTTuner both put tokens of their own before the patches'),
     ([VPT, PROMPTED], 'VPTTuner and AdaptFormerTuner both put tokens of their own before'),
@@ -43,6 +56,8 @@ CLASHES = [
     ([HST, SA2VP], 'HSTTuner makes maps .*, and SA2VPTuner runs them in its own way'),
     ([SA2VP, ARC], r'SA2VPTuner .* in which ARCTuner has no turn \(before_attention, before_mlp\)'),
     ([SA2VP, LORA], r'SA2VPTuner .* in which LoRATuner has no turn \(vit\.blocks\.0\.attn\.qkv\)'),
+    ([MONA, PFEIFFER], 'MonaTuner and AdapterPlusTuner both act at the place after_block of a block'),
+    ([CONVPASS, HOULSBY], 'ConvpassTuner and AdapterPlusTuner both act at the place after_mlp'),
     ([ARC, ADAPTFORMER, ARC], 'ARCTuner and ARCTuner both act at the place before_attention'),
     ([HOULSBY, dict(ADAPTFORMER, form='sequential')], 'both act at the place after_mlp of a block'),
     ([MEMORY, VPT], 'MemoryTokensTuner and VPTTuner both act at the place before_block'),
@@ -164,13 +179,12 @@ def test_a_trunk_that_lacks_what_one_part_needs_is_refused_by_the_name_of_that_p
         backbone_of('swin', [LORA, MEMORY])
 
 
-@pytest.mark.parametrize(
-    'tuner', [ADAPTFORMER, PROMPTED, ARC, VPT, SHALLOW, MEMORY, HST, PFEIFFER, HOULSBY]
-)
+@pytest.mark.parametrize('tuner', ACTING)
 def test_a_place_that_a_tuner_does_not_name_is_one_at_which_it_does_nothing(tuner):
     backbone = tuned('vit', tuner)
     models.redraw(backbone, seed=1)
-    part, tokens = backbone.tuner, torch.randn(1, 17, 32)
+    part = backbone.tuner.at(backbone.trunk.layout((4, 4), 0))
+    tokens = torch.randn(1, 17, 32)
     changed = set()
     for place, index in itertools.product(PLACES, (0, 1)):
         block = () if place == 'after_embedding' else (index,)

@@ -96,5 +96,8 @@ def test_the_merged_trunk_is_the_trained_one(family):
 
 @each_trunk
 def test_a_dtype_for_frozen_parameters_is_refused(family):
-    with pytest.raises(UserError, match=r"trunk.dtype 'bfloat16' is for frozen.*--bf16"):
+    with pytest.raises(
+        UserError,
+        match=r"trunk\.dtype 'bfloat16' does not go with FullTuner: it is for frozen.*--bf16",
+    ):
         build(backbone_config(TRUNKS[family](dtype='bfloat16'), FULL))

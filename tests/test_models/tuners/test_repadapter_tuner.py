@@ -88,7 +88,8 @@ def test_the_merged_model_gives_the_same_tokens(family, dtype, limit):
     bare = tuned(family, FROZEN, out_type='raw').to(dtype)(image)[0]
     assert (before - bare).abs().max() > 0.1
     if family != 'hvt' and dtype == torch.float32:
-        got = timm_model(family, tensors).forward_features(image)
+        options = merged.backbone.trunk.timm_options()
+        got = timm_model(family, tensors, **options).forward_features(image)
         torch.testing.assert_close(got, before, rtol=0, atol=limit)
 
 
