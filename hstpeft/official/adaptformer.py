@@ -6,14 +6,19 @@ from torch import Tensor
 
 from hstpeft.official.common import TRUNK, TUNER, Names, count, leaves, split_trunk, translate
 
+_QKV_BIAS = 'blocks.0.attn.q_proj.bias'
 
-def adaptformer_names(depth: int, norm: str, adapter_norm: str = 'none') -> Names:
+
+def adaptformer_names(
+    depth: int, norm: str, adapter_norm: str = 'none', qkv_bias: bool = True
+) -> Names:
     """Pair the official names with ours.
 
     Args:
         depth: Blocks of the trunk.
         norm: The last norm, ``norm`` or (average pooling) ``fc_norm``.
         adapter_norm: Option of the tuner.
+        qkv_bias: Whether queries, keys and values have one.
     """
     modules = {
         'patch_embed.proj': f'{TRUNK}patch_embed.proj',
@@ -36,7 +41,11 @@ def adaptformer_names(depth: int, norm: str, adapter_norm: str = 'none') -> Name
         modules[f'{official}.up_proj'] = f'{adapter}.up'
         if adapter_norm != 'none':
             modules[f'{official}.adapter_layer_norm_before'] = f'{adapter}.norm_{adapter_norm}'
-    return {**leaves(modules), **names}
+    given = leaves(modules)
+    biases = [f'blocks.{i}.attn.{part}_proj.bias' for i in range(depth) for part in 'qkv']
+    for key in () if qkv_bias else biases:
+        del given[key]
+    return {**given, **names}
 
 
 def split_adaptformer(
@@ -53,7 +62,7 @@ def split_adaptformer(
     """
     depth = count(official, 'blocks.')
     norm = 'fc_norm' if 'fc_norm.weight' in official else 'norm'
-    names = dict(adaptformer_names(depth, norm, adapter_norm))
+    names = dict(adaptformer_names(depth, norm, adapter_norm, _QKV_BIAS in official))
     for index in range(depth):
         scale, prompt = f'blocks.{index}.adaptmlp.scale', f'embeddings.{index}'
         if scale in official:

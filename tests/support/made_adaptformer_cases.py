@@ -11,6 +11,7 @@ from tests.support.made_cases import Made, image_size, name_tokens, write
 DEFAULTS = dict(
     width=32, depth=3, heads=2, size=(32, 32), patch=8, classes=4, mlp_ratio=2.0, adapter_dims=5,
     form='parallel', scale='0.1', norm='none', global_pool=False, prompts=0, dropout=0.0,
+    qkv_bias=True,
 )  # fmt: skip
 
 
@@ -21,7 +22,7 @@ def write_case(folder: Path, options: dict[str, Any], **common: Any) -> Path:
     is_learned = o['scale'] == 'learnable_scalar'
     shapes = adaptformer.adaptformer_shapes(
         o['width'], o['depth'], grid, o['patch'], o['classes'], o['adapter_dims'], o['mlp_ratio'],
-        o['norm'], is_learned, o['global_pool'], o['prompts'],
+        o['norm'], is_learned, o['global_pool'], o['prompts'], o['qkv_bias'],
     )  # fmt: skip
     arguments = {
         'model': 'VisionTransformer (models/vit_image.py)',
@@ -39,6 +40,7 @@ def write_case(folder: Path, options: dict[str, Any], **common: Any) -> Path:
         'global_pool': o['global_pool'],
         'vpt_num': o['prompts'],
         'all dropout': o['dropout'],
+        'qkv bias': o['qkv_bias'],
     }
     scale = 1.0 if is_learned else float(o['scale'])
     literal = adaptformer.AdaptFormerOptions(o['heads'], o['form'], scale, o['norm'])

@@ -102,6 +102,7 @@ OTHERS = {
     ADAPTFORMER: {
         'one block': dict(depth=1, prompts=2),
         'one block, averaged': dict(depth=1, global_pool=True),
+        'qkv without bias': dict(qkv_bias=False),
         'deep and narrow': dict(depth=7, width=16, heads=4, seed=3),
         'adapter of one number': dict(adapter_dims=1, scale='4'),
         'adapter wider than the trunk': dict(adapter_dims=40, scale='1e-2'),

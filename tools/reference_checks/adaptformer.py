@@ -18,7 +18,7 @@ from tools.reference_checks.trunks import vit_trunk
 _READ = {
     'model', 'hidden size', 'layers', 'heads', 'mlp ratio', 'image size', 'patch size', 'classes',
     'ffn_num', 'ffn_option', 'ffn_adapter_scalar', 'ffn_adapter_layernorm_option', 'global_pool',
-    'vpt_num', 'all dropout',
+    'vpt_num', 'qkv bias', 'all dropout',
 }  # fmt: skip
 
 

@@ -60,18 +60,24 @@ def _build(key: str, cfg: Any, base: type) -> Any:
     if not _fits(kind, base):
         raise UserError(f'backbone.{key} type {given!r} is no {part}: {nearest("", ours)}')
     options = {name: value for name, value in cfg.items() if name not in ('type', '_scope_')}
-    known = inspect.signature(kind).parameters
-    # One that takes any checks them itself; a class without a constructor only seems to.
+    _check_options(key, kind, options)
+    return _call(key, kind, options)
+
+
+def _check_options(key: str, kind: type, options: Mapping[str, Any]) -> None:
+    """Compare the names of options with the constructor's."""
+    # A class without a constructor only seems to take any.
     has_own = kind.__init__ is not nn.Module.__init__
-    takes_any = has_own and any(p.kind is p.VAR_KEYWORD for p in known.values())
+    known = inspect.signature(kind).parameters if has_own else {}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())  # it checks them itself
     for name in options:
         if name not in known and not takes_any:
-            raise UserError(f'backbone.{key} has no option {name!r}: {nearest(name, known)}')
+            hint = nearest(name, known) if known else f'{kind.__name__} has none; leave it out'
+            raise UserError(f'backbone.{key} has no option {name!r}: {hint}')
     needed = [p.name for p in known.values() if p.default is p.empty and p.kind is _NAMED]
     for name in needed:
         if name not in options:
             raise UserError(f'backbone.{key} {kind.__name__} needs {name}: add {name}=...')
-    return _call(key, kind, options)
 
 
 def _call(key: str, kind: type, options: Mapping[str, Any]) -> Any:

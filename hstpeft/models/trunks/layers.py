@@ -84,9 +84,9 @@ class NamedLayers:
         """
         if not has_parameters(self._find(index, name)):
             where = 'outside its blocks' if index is None else f'in block {index}'
+            names = self.layer_names(index)
             raise UserError(
-                f'this trunk has no {name} {where}, it has {self.layer_names(index)} there: leave '
-                f'{name} out'
+                f'this trunk has no {name} {where}, it has {names} there: {_instead(name, names)}'
             )
         return self._path(index, name)
 
@@ -187,6 +187,13 @@ class AdaptedLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the layer, then the adapter."""
         return self.adapter(self.base_layer(x), x)
+
+
+def _instead(name: str, names: list[str]) -> str:
+    """Say what to do without a layer: some trunks have several Linears for one of others."""
+    roles = next((roles for roles in READERS.values() if name in roles), ())
+    same = [role for role in roles if role in names]
+    return f'use {", ".join(same)} instead' if same else f'leave {name} out'
 
 
 def _zero_bias(layer: nn.Module) -> Tensor:

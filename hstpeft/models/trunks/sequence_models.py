@@ -64,6 +64,7 @@ def create_eva(arch: str, options: dict[str, Any], attn_pool: bool) -> Eva:
     with torch.device('meta'):  # some take minutes to draw
         sketch = create_model(arch, options)
     _check_driven(arch, sketch, _unknown_to_eva(sketch), 'EvaTrunk')
+    _check_heads(sketch, arch)
     _check_options(sketch, arch, options, attn_pool)
     return _without_pooling(create_model(arch, options), attn_pool)
 
@@ -112,6 +113,18 @@ def _check_options(vit: nn.Module, arch: str, options: Mapping[str, Any], attn_p
         raise UserError(
             f'trunk.attn_pool True does not apply: {arch} has no attention pooling with these '
             'arch_options; leave it out'
+        )
+
+
+def _check_heads(eva: Eva, arch: str) -> None:
+    """Refuse heads that timm builds without a word and cannot run."""
+    multiple = eva.blocks[0].attn.num_heads * (1 if eva.rope is None else 4)
+    if eva.embed_dim % multiple:
+        rotary = '' if eva.rope is None else ', whose rotary embedding turns fours of a head'
+        raise UserError(
+            f'trunk.arch_options embed_dim {eva.embed_dim} is not divided among the '
+            f'{eva.blocks[0].attn.num_heads} heads of {arch}{rotary}: set embed_dim to a multiple '
+            f'of {multiple}, or another num_heads'
         )
 
 

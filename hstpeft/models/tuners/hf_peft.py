@@ -82,7 +82,10 @@ class HFPeftTuner(Tuner):
         """
         check_trunk(self.peft_type, self.positions, trunk)
         places = self._places(trunk)
-        names = [trunk.layer_path(*place) for place in places]
+        try:
+            names = [trunk.layer_path(*place) for place in places]
+        except UserError as error:
+            raise UserError(f'tuner.positions {self.positions}: {error}') from None
         before = {id(parameter) for parameter in trunk.net.parameters()}
         weights = [trunk.layer(*place).weight.detach().clone() for place in places]
         try:

@@ -82,6 +82,11 @@ class HSTTuner(Tuner):
 
     def attach(self, trunk: Trunk) -> None:
         """Build meta tokens for every block up to the last tap, and the side network."""
+        if self.side_depths is None and trunk.num_layers < len(self.strides):
+            raise UserError(
+                f'backbone.tuner HSTTuner reads a block in each of its four stages, and only '
+                f'{trunk.num_layers} of the trunk run: use a deeper trunk, or another tuner'
+            )
         depths = self.side_depths or deal_out(trunk.num_layers, len(self.strides))
         if len(depths) != len(self.strides) or min(depths) < 1:
             raise UserError(f'tuner.side_depths {depths} must be four positive numbers')

@@ -79,10 +79,10 @@ def adapter(w, name, z, options):
 def adaptformer_shapes(
     width: int, depth: int, grid: tuple[int, int], patch: int, num_classes: int,
     adapter_dims: int, mlp_ratio: float = 4.0, norm: str = 'none', learned_scale: bool = False,
-    global_pool: bool = False, num_prompt_tokens: int = 0,
+    global_pool: bool = False, num_prompt_tokens: int = 0, qkv_bias: bool = True,
 ) -> dict[str, tuple[int, ...]]:  # fmt: skip
     """Name -> shape of an official checkpoint."""
-    timm = vit_shapes(width, depth, grid, patch, num_classes, int(width * mlp_ratio))
+    timm = vit_shapes(width, depth, grid, patch, num_classes, int(width * mlp_ratio), qkv_bias)
     shapes = {}
     for key, shape in timm.items():
         name, _, leaf = key.rpartition('.')

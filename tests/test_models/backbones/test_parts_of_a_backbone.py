@@ -101,3 +101,12 @@ def test_an_option_without_default_that_is_left_out_is_named(part, kind, words):
 def test_what_is_no_dict_is_refused(part, given, key):
     with pytest.raises(UserError, match=rf'backbone\.{key} '):
         build(**{part: given})
+
+
+def test_a_tuner_without_options_says_so():
+    with pytest.raises(UserError) as info:
+        build(tuner=dict(type='hstpeft.FullTuner', layer_decay=0.75))
+    message = str(info.value)
+    assert message == (
+        "backbone.tuner has no option 'layer_decay': FullTuner has none; leave it out"
+    )

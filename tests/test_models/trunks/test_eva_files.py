@@ -160,6 +160,16 @@ def test_another_form_of_the_positions_is_another_function():
         ('beit_base_patch16_224', {}, 'eva02_base_patch14_224'),
         ('vit_smal_patch16_dinov3', {}, "did you mean 'vit_small_patch16_dinov3"),
         ('vit_small_patch16_dinov3.lvd1689m', {}, "weights='lvd1689m'"),
+        (
+            DINOV3,
+            dict(embed_dim=36, num_heads=6),
+            f'embed_dim 36 is not divided among the 6 heads of {DINOV3}, whose rotary',
+        ),
+        (
+            'eva02_tiny_patch14_224',
+            dict(embed_dim=32, num_heads=3, use_rot_pos_emb=False),
+            'eva02_tiny_patch14_224: set embed_dim to a multiple of 3',
+        ),
     ],
 )
 def test_what_cannot_be_driven_is_refused_by_name(arch, options, words):

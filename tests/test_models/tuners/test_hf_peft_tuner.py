@@ -235,7 +235,11 @@ def test_projections_are_in_the_delta_once_or_hashed_in_its_identity():
         ('LORA', dict(init_lora_weights='olora'), 'it changes the frozen weights'),
         ('LORA', dict(positions=['norm1']), r'LORA on .*peft says: Target module LayerNorm'),
         ('LORA', dict(positions=['qvk']), "tuner.positions 'qvk' is unknown: did you mean 'qkv'"),
-        ('LORA', dict(positions=['q']), 'this trunk has no q in block 0'),
+        (
+            'LORA',
+            dict(positions=['q']),
+            r"tuner.positions \('q',\): .* no q in .*: use qkv instead",
+        ),
         ('LORA', dict(r=0), 'peft says: .*`r` should be a positive integer'),
         ('MISS', dict(r=64), r'MISS on .*peft says: `r` \(64\) must be less than or equal'),
         ('IA3', dict(feedforward_modules=['fc1']), r"feedforward_modules \['fc1'\] must be among"),

@@ -10,7 +10,14 @@ from mmpretrain.registry import MODELS
 from hstpeft.errors import UserError
 from hstpeft.models import HSTTuner, PooledNorm
 from hstpeft.models.tuners.hst import deal_out
-from tests.support.models import backbone_config, build, classifier_config, hst_config, images
+from tests.support.models import (
+    backbone_config,
+    build,
+    classifier_config,
+    hst_config,
+    images,
+    trunk_config,
+)
 from tests.support.paths import REFERENCE
 
 
@@ -26,6 +33,11 @@ from tests.support.paths import REFERENCE
 )
 def test_blocks_are_dealt_out_evenly(num_layers, stages):
     assert deal_out(num_layers, 4) == stages
+
+
+def test_a_trunk_of_less_blocks_than_stages_is_refused():
+    with pytest.raises(UserError, match=r'only 3 of the trunk run: use a deeper trunk'):
+        build(backbone_config(trunk_config(depth=3)))
 
 
 @pytest.mark.parametrize(

@@ -379,7 +379,8 @@ def test_a_position_that_the_blocks_lack_is_refused():
     options = dict(embed_dim=32, depth=2, num_heads=2, img_size=28)
     trunk = dict(type='hstpeft.ViTTrunk', arch='aimv2_large_patch14_224', arch_options=options)
     tuner = dict(type='hstpeft.LoRATuner', positions=['qkv', 'fc1'])
-    with pytest.raises(UserError, match=r"\('qkv', 'fc1'\): this trunk has no fc1 in block 0"):
+    words = r"\('qkv', 'fc1'\): this trunk has no fc1 in block 0, .*: use fc1_g, fc1_x instead"
+    with pytest.raises(UserError, match=words):
         build(models.backbone_config(trunk, tuner), seed=None)
 
 
