@@ -17,7 +17,7 @@ from hstpeft.errors import UserError
 from hstpeft.models.trunks import Places
 from tests.support import matrix, models
 
-FAST_TUNERS = ('lora', 'vpt', 'ssf', 'hst', 'arc', 'adapter-plus', 'mona', 'full')
+FAST_TUNERS = ('lora', 'vpt', 'ssf', 'hst', 'mona')
 PAIRS = [
     pytest.param(
         tuner,

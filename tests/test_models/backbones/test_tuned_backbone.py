@@ -201,7 +201,7 @@ def test_wrong_arguments_are_refused_by_name_value_and_remedy(options, words):
 
 
 def test_a_trunk_of_three_blocks_has_too_few_for_four_stages():
-    with pytest.raises(UserError, match='side_depths'):
+    with pytest.raises(UserError, match='reads a block in each of its four stages, and only 3'):
         build(backbone_config(trunk_config(depth=3)), seed=None)
 
 
