@@ -1,6 +1,7 @@
 """Parts do not lie about each other, and leaves do not repeat what a part or another leaf says."""
 
 import difflib
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -21,13 +22,14 @@ BASE = tiny.ROOT / 'configs' / '_base_'
 TRUNKS = {path.stem: path for path in sorted((BASE / 'trunks').glob('*.py'))}
 PROJECTS = sorted((tiny.ROOT / 'projects').glob('*/hst_*.py'))
 WIDTH = re.compile(r'\b(in_channels|embed_dims|out_channels|channels)=[\[(]?(\d+)')
+read_part = functools.cache(Config.fromfile)
 each_trunk = pytest.mark.parametrize('name', TRUNKS)
 
 
 @each_trunk
 def test_a_trunk_part_declares_the_widths_of_the_trunk_that_is_built(name):
     init_default_scope('mmpretrain')
-    part = Config.fromfile(TRUNKS[name])
+    part = read_part(TRUNKS[name])
     with torch.device('meta'):
         trunk = MODELS.build(dict(part.trunk, weights=None))
     declared = {key: part[key] for key in WIDTHS if key in part}
@@ -39,7 +41,7 @@ def test_a_trunk_part_declares_the_widths_of_the_trunk_that_is_built(name):
 
 @each_trunk
 def test_a_trunk_part_normalises_as_its_weights_expect(name):
-    part = Config.fromfile(TRUNKS[name])
+    part = read_part(TRUNKS[name])
     weights = part.trunk.get('weights')
     if weights is None or Path(weights).is_file():
         pytest.skip('the weights are no timm tag, so nobody else says what they expect')
@@ -57,7 +59,7 @@ def test_a_leaf_runs_the_trunk_part_that_its_name_says(name):
     trunk = shipped(name).model.backbone.trunk
     named = NAME.fullmatch(name)['trunk']
     parts = [
-        Config.fromfile(path).trunk
+        read_part(path).trunk
         for stem, path in TRUNKS.items()
         if stem.replace('_', '-').startswith(named)
     ]
