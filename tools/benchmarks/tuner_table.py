@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+_LABEL_WIDTH, _LABEL_HEIGHT = 75, 11  # pixels of the name of a point
+
 
 class Row(NamedTuple):
     """What is told of a tuner.
@@ -82,17 +84,32 @@ def draw(rows: Sequence[Row], tasks: Sequence[str], file: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, len(tasks), figsize=(7 * len(tasks), 5), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(tasks), figsize=(7 * len(tasks), 6), squeeze=False)
     for axis, task in zip(axes[0], tasks, strict=True):
-        for row in rows:
-            point = (row.trained_values, statistics.mean(row.accuracies[task]))
-            axis.scatter(*point, s=18, color='tab:red' if row.merges else 'tab:blue')
-            axis.annotate(row.tuner, point, xytext=(3, 3), textcoords='offset points', fontsize=7)
+        points = [(row.trained_values, statistics.mean(row.accuracies[task])) for row in rows]
+        colors = ['tab:red' if row.merges else 'tab:blue' for row in rows]
+        axis.scatter(*zip(*points, strict=True), s=18, color=colors)
         axis.set(xscale='log', title=task, xlabel='trained values', ylabel='top-1 in percent')
         axis.grid(alpha=0.3)
     figure.tight_layout()
+    for axis, task in zip(axes[0], tasks, strict=True):
+        _name_points(axis, {row.tuner: (row.trained_values, row.accuracies[task]) for row in rows})
     figure.savefig(file)
     pyplot.close(figure)
+
+
+def _name_points(axis: Any, points: dict[str, tuple[float, list[float]]]) -> None:
+    """Write names beside points, from the highest on, each below those that it would cover."""
+    taken: list[tuple[float, float]] = []
+    middles = {name: (x, statistics.mean(values)) for name, (x, values) in points.items()}
+    for name, point in sorted(middles.items(), key=lambda item: -item[1][1]):
+        x, y = start = axis.transData.transform(point)
+        while any(abs(x - a) < _LABEL_WIDTH and abs(y - b) < _LABEL_HEIGHT for a, b in taken):
+            y -= 1
+        taken.append((x, y))
+        line = dict(arrowstyle='-', color='0.7', lw=0.5) if y < start[1] else None
+        place = axis.transData.inverted().transform((x + 6, y))
+        axis.annotate(name, point, xytext=place, va='center', fontsize=7, arrowprops=line)
 
 
 def _spread(accuracies: list[float]) -> str:
