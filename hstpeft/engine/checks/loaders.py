@@ -72,7 +72,8 @@ def batches_explained() -> Iterator[None]:
         # torch knows no class of its own for it; a worker's own errors are raised as themselves.
         if not str(error).startswith('DataLoader worker (pid'):
             raise
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(' .')
+        # What took the worker, if torch was told; an empty queue says nothing.
+        reason = (str(error.__cause__ or '') or str(error)).splitlines()[0].rstrip(' .')
         raise LostProcessError(
             f'{reason}. If memory ran out (the kernel kills for it; /dev/shm counts too), lower '
             'num_workers or batch_size of the loader; num_workers=0 shows an error of the data set'
