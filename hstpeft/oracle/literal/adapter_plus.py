@@ -6,13 +6,12 @@ Shapes: B batch, L = 1 + patches, C width, R adapter width.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from hstpeft.oracle.literal.hst import attend, layer_norm, linear
 from hstpeft.oracle.literal.module import OfficialModule
-from hstpeft.oracle.literal.vit import vit_shapes
+from hstpeft.oracle.literal.vit import embed, vit_shapes
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,7 @@ def literal_adapter_plus(
     w: Mapping[str, Tensor], image: Tensor, options: AdapterPlusOptions
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each block and of the final norm, and the logits."""
-    kernel = w['patch_embed.proj.weight']
-    x = F.conv2d(image, kernel, w['patch_embed.proj.bias'], stride=kernel.shape[-2:])
-    cls = w['cls_token'].expand(len(x), -1, -1)
-    x = torch.cat([cls, x.flatten(2).transpose(1, 2)], dim=1) + w['pos_embed']
+    x, _ = embed(w, image)
     outputs = []
     for i in range(sum(key.endswith('.norm1.weight') for key in w)):
         outputs.append(x := block(w, f'blocks.{i}.', x, options))

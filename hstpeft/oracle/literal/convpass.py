@@ -19,7 +19,7 @@ from hstpeft.oracle.literal.swin import (
     swin_shapes,
     window_and_shift,
 )
-from hstpeft.oracle.literal.vit import vit_shapes
+from hstpeft.oracle.literal.vit import embed, embed_patches, mlp, vit_shapes
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ def literal_convpass_vit(
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each block and of the final norm, and the logits."""
     x, grid = embed(w, image)
-    x = torch.cat([w['cls_token'].expand(len(x), -1, -1), x], dim=1) + w['pos_embed']
     outputs = []
     for i in range(sum(key.endswith('.norm1.weight') for key in w)):
         name = f'blocks.{i}'
@@ -61,7 +60,7 @@ def literal_convpass_swin(
     w: Mapping[str, Tensor], image: Tensor, options: ConvpassOptions
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each stage, merged where it is, and the logits."""
-    x, grid = embed(w, image)
+    x, grid = embed_patches(w, image)
     x = layer_norm(w, 'patch_embed.norm', x, 1e-5)
     outputs = []
     for s, depth in enumerate(count_blocks(w)):
@@ -96,17 +95,6 @@ def bypass(w, name, z, grid, options):
 
 def quick_gelu(t):
     return t * torch.sigmoid(1.702 * t)
-
-
-def embed(w, image):
-    """Return the patches (B, h * w, C) and their grid."""
-    kernel = w['patch_embed.proj.weight']
-    x = F.conv2d(image, kernel, w['patch_embed.proj.bias'], stride=kernel.shape[-2:])
-    return x.flatten(2).transpose(1, 2), tuple(x.shape[-2:])
-
-
-def mlp(w, name, x):
-    return linear(w, f'{name}.fc2', F.gelu(linear(w, f'{name}.fc1', x)))
 
 
 def convpass_vit_shapes(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hstpeft.oracle.literal.hst import attend, layer_norm, linear
 from hstpeft.oracle.literal.module import OfficialModule
-from hstpeft.oracle.literal.vit import vit_shapes
+from hstpeft.oracle.literal.vit import embed, vit_shapes
 
 ATTENTION = ('q', 'k', 'v', 'proj')
 MLP = ('fc1', 'fc2')
@@ -30,10 +30,7 @@ def literal_fact(
     w: Mapping[str, Tensor], image: Tensor, options: FacTOptions
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each block and of the final norm, and the logits."""
-    kernel = w['patch_embed.proj.weight']
-    x = F.conv2d(image, kernel, w['patch_embed.proj.bias'], stride=kernel.shape[-2:])
-    cls = w['cls_token'].expand(len(x), -1, -1)
-    x = torch.cat([cls, x.flatten(2).transpose(1, 2)], dim=1) + w['pos_embed']
+    x, _ = embed(w, image)
     s, outputs = options.scale, []
     u, v = w['FacTu.weight'].t(), w['FacTv.weight'].t()  # of row vectors
     for i in range(sum(key.endswith('.norm1.weight') for key in w)):

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hstpeft.oracle.literal.arc import merge_patches
-from hstpeft.oracle.literal.convpass import embed, mlp
 from hstpeft.oracle.literal.hst import layer_norm, linear
 from hstpeft.oracle.literal.module import OfficialModule
 from hstpeft.oracle.literal.swin import count_blocks, mix_in_windows, swin_shapes
+from hstpeft.oracle.literal.vit import embed_patches, mlp
 
 BACKBONE = 'backbone.'
 KERNELS = {'conv1': 3, 'conv2': 5, 'conv3': 7}
@@ -36,7 +36,7 @@ def literal_mona(
     """Return the output (B, L, C) of each stage, merged where it is, and the logits."""
     w = {key.removeprefix(BACKBONE): value for key, value in weights.items()}
     kernel = w['patch_embed.proj.weight']
-    x, grid = embed(w, pad(image.permute(0, 2, 3, 1), kernel.shape[-1]).permute(0, 3, 1, 2))
+    x, grid = embed_patches(w, pad(image.permute(0, 2, 3, 1), kernel.shape[-1]).permute(0, 3, 1, 2))
     x = layer_norm(w, 'patch_embed.norm', x, 1e-5)
     outputs = []
     for s, depth in enumerate(count_blocks(w)):

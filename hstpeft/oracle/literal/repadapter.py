@@ -19,7 +19,7 @@ from hstpeft.oracle.literal.swin import (
     swin_shapes,
     window_and_shift,
 )
-from hstpeft.oracle.literal.vit import vit_shapes
+from hstpeft.oracle.literal.vit import embed, embed_patches, mlp, vit_shapes
 
 METHODS = {'repblock': ('attn', 'mlp'), 'repattn': ('attn',)}
 """By official method, the branches that have an adapter."""
@@ -45,8 +45,6 @@ def literal_repadapter_vit(
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each block and of the final norm, and the logits."""
     x, _ = embed(w, image)
-    cls = w['cls_token'].expand(len(x), -1, -1)
-    x = torch.cat([cls, x], dim=1) + w['pos_embed']
     outputs = []
     for i in range(sum(key.endswith('.norm1.weight') for key in w)):
         name = f'blocks.{i}'
@@ -64,7 +62,7 @@ def literal_repadapter_swin(
     w: Mapping[str, Tensor], image: Tensor, options: RepAdapterOptions
 ) -> tuple[list[Tensor], Tensor]:
     """Return the output (B, L, C) of each stage, merged where it is, and the logits."""
-    x, grid = embed(w, image)
+    x, grid = embed_patches(w, image)
     x = layer_norm(w, 'patch_embed.norm', x, 1e-5)
     outputs = []
     for s, depth in enumerate(count_blocks(w)):
@@ -92,17 +90,6 @@ def adapt(w, name, z, options):
     groups = hidden.shape[-1] // grouped.shape[-1]
     parts = zip(*(t.chunk(groups, dim) for t, dim in ((hidden, -1), (grouped, 0))), strict=True)
     return z + options.scale * (torch.cat([h @ b.t() for h, b in parts], dim=-1) + bias)
-
-
-def embed(w, image):
-    """Return the patches (B, h * w, C) and their grid."""
-    kernel = w['patch_embed.proj.weight']
-    x = F.conv2d(image, kernel, w['patch_embed.proj.bias'], stride=kernel.shape[-2:])
-    return x.flatten(2).transpose(1, 2), tuple(x.shape[-2:])
-
-
-def mlp(w, name, x):
-    return linear(w, f'{name}.fc2', F.gelu(linear(w, f'{name}.fc1', x)))
 
 
 def repadapter_vit_shapes(

@@ -1,4 +1,30 @@
-"""Names and shapes of timm's ViT, in which some official checkpoints hold their trunk."""
+"""timm's ViT, in which some official checkpoints hold their trunk: what the literal forms share.
+
+Shapes: B batch, N = h * w patches, C width, h w grid.
+"""
+
+import torch
+from torch.nn import functional as F
+
+from hstpeft.oracle.literal.hst import linear
+
+
+def embed_patches(w, image):
+    """Return the patches (B, N, C) of an image, and their grid."""
+    kernel = w['patch_embed.proj.weight']
+    x = F.conv2d(image, kernel, w['patch_embed.proj.bias'], stride=kernel.shape[-2:])
+    return x.flatten(2).transpose(1, 2), tuple(x.shape[-2:])
+
+
+def embed(w, image):
+    """Return class token and patches (B, 1 + N, C) with their positions, and the grid."""
+    x, grid = embed_patches(w, image)
+    return torch.cat([w['cls_token'].expand(len(x), -1, -1), x], dim=1) + w['pos_embed'], grid
+
+
+def mlp(w, name, x):
+    """Apply the MLP of a block."""
+    return linear(w, f'{name}.fc2', F.gelu(linear(w, f'{name}.fc1', x)))
 
 
 def vit_shapes(
