@@ -23,6 +23,7 @@ PIPELINE = [
 ]
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.skipif(not WEIGHTS.is_file(), reason=f'no real data in {DATA}'),
 ]
 

@@ -78,6 +78,7 @@ def trunk_of(model: nn.Module) -> dict[int, Tensor]:
     return {p.untyped_storage().data_ptr(): p for p in frozen}
 
 
+@pytest.mark.slow
 def test_switching_equals_each_delta_alone_bit_by_bit(switch, task, deltas):
     image, seen = images(2, 3, 32, 32), []
     for name in [*deltas, *reversed(deltas)]:

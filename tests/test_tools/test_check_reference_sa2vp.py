@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.changed_cases import first_fast
 from tests.support.made_sa2vp_cases import write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
@@ -60,7 +61,7 @@ def test_the_official_cases_pass(options, capsys):
 
 @each_precision
 @pytest.mark.parametrize('version', VERSIONS)
-@pytest.mark.parametrize('other', OTHERS)
+@pytest.mark.parametrize('other', first_fast(OTHERS))
 def test_other_sizes_seeds_and_options_pass_on_a_vit(tmp_path, other, version, float64, capsys):
     write_vit_case(tmp_path, **{'version': version, **OTHERS[other]})
     status = check(tmp_path, *(['--float64'] if float64 else []))
@@ -68,7 +69,7 @@ def test_other_sizes_seeds_and_options_pass_on_a_vit(tmp_path, other, version, f
 
 
 @each_precision
-@pytest.mark.parametrize('other', SWIN_OTHERS)
+@pytest.mark.parametrize('other', first_fast(SWIN_OTHERS))
 def test_other_sizes_seeds_and_options_pass_on_a_swin(tmp_path, other, float64, capsys):
     write_swin_case(tmp_path, **SWIN_OTHERS[other])
     status = check(tmp_path, *(['--float64'] if float64 else []))
