@@ -1,7 +1,7 @@
 """Made reference cases that `tools/check_reference.py` shall pass, and changes that it shall notice."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,6 @@ def list_cases(others: Mapping[Write, Mapping[str, dict[str, Any]]]) -> list:
         )
         for write, cases in others.items()
         for number, (name, options) in enumerate(cases.items())
-    ]
-
-
-def first_fast(names: Iterable[str]) -> list:
-    """List names of cases as parameters, of which the first is fast."""
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] * (number > 0))
-        for number, name in enumerate(names)
     ]
 
 

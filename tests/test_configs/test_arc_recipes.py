@@ -4,6 +4,7 @@ import pytest
 
 from hstpeft.engine.config import load_config
 from tests.support import tiny
+from tests.support.tiers import first_fast
 
 ARC = tiny.ROOT / 'configs' / 'arc'
 SWIN = dict(
@@ -27,7 +28,7 @@ def rate_and_decay(name: str) -> tuple[float, float]:
     return wrapper.optimizer.lr, wrapper.optimizer.weight_decay
 
 
-@pytest.mark.parametrize('task', SWIN)
+@pytest.mark.parametrize('task', first_fast(SWIN))
 def test_swin_takes_rate_and_decay_of_the_task(monkeypatch, task):
     monkeypatch.setenv('VTAB_TASK', task)
     assert rate_and_decay('arc_swin-b_1xb32-100e_vtab-1k') == SWIN[task]

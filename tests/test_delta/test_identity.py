@@ -144,9 +144,15 @@ OPTIONS = {
 }  # fmt: skip
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 CHANGES = [
-    pytest.param(tuner, option, change, id=f'{tuner} {option} {change.value}')
+    pytest.param(
+        tuner,
+        option,
+        change,
+        marks=[pytest.mark.slow] * (number > 0),
+        id=f'{tuner} {option} {change.value}',
+    )
     for tuner, options in OPTIONS.items()
-    for option, changes in options.items()
+    for number, (option, changes) in enumerate(options.items())
     for change in changes
 ]
 

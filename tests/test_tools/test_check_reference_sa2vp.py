@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.changed_cases import first_fast
 from tests.support.made_sa2vp_cases import write_swin_case, write_vit_case
 from tests.support.paths import REFERENCE
 from tests.support.precisions import each_precision, each_precision_option
+from tests.support.tiers import first_fast
 from tools import check_reference
 
 VERSIONS = ['plain', 'accelerated']

@@ -14,6 +14,7 @@ from hstpeft.official.sa2vp import frozen_copies
 from hstpeft.oracle.case import Case
 from tests.support import tiny
 from tests.support.paths import REFERENCE
+from tests.support.tiers import first_fast
 from tools.model_converters.sa2vp import main
 
 TRUNKS = dict(
@@ -86,7 +87,7 @@ def make(folder: Path, name: str) -> Official:
     return Official(folder, case, options)
 
 
-@pytest.fixture(scope='module', params=[*(f'{name}_tied' for name in TUNERS), *TUNERS])
+@pytest.fixture(scope='module', params=first_fast([*(f'{name}_tied' for name in TUNERS), *TUNERS]))
 def official(request, tmp_path_factory) -> Official:
     return make(tmp_path_factory.mktemp('official'), request.param)
 

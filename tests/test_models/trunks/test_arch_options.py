@@ -200,7 +200,12 @@ def test_every_option_of_timms_class_is_in_the_table(trunk):
 
 
 @pytest.mark.parametrize(
-    ('trunk', 'name'), [(trunk, name) for trunk, options in OPTIONS.items() for name in options]
+    ('trunk', 'name'),
+    [
+        pytest.param(trunk, name, marks=[pytest.mark.slow] * (trunk != 'ViTTrunk'))
+        for trunk, options in OPTIONS.items()
+        for name in options
+    ],
 )
 def test_another_value_is_refused_or_shows_or_changes_no_output(trunk, name):
     for change in OPTIONS[trunk][name]:

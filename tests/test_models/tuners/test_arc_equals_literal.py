@@ -10,6 +10,7 @@ from hstpeft.oracle.literal.arc import ARCOptions, LiteralARC, is_trainable
 from tests.support.arc_pair import case_images, gradients, loss_of, make_pair, run
 from tests.support.models import draw, images
 from tests.support.paths import REFERENCE
+from tests.support.tiers import first_fast
 
 LIMIT = 1e-8
 ATTENTION, MLP = ('attention',), ('mlp',)
@@ -47,7 +48,7 @@ CASES = {
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', first_fast(CASES))
 def test_forward_and_gradients_equal_the_equations(name, training):
     model, literal, names = make_pair(CASES[name])
     image, results = case_images(CASES[name]), []

@@ -13,6 +13,7 @@ from hstpeft.oracle.literal.hst import HSTOptions, LiteralHST, is_trainable
 from hstpeft.oracle.literal.shapes import hst_shapes
 from tests.support.models import ARCH, build, classifier_config, draw, images
 from tests.support.paths import REFERENCE
+from tests.support.tiers import first_fast
 
 LIMIT = 1e-8
 WIDE = (32, 48, 64, 72)
@@ -133,7 +134,7 @@ def assert_equal_run(case: Mapping, training: bool, **rates: float) -> None:
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', first_fast(CASES))
 def test_forward_gradients_and_statistics_equal_the_equations(name, training):
     assert_equal_run(CASES[name], training)
 

@@ -20,6 +20,7 @@ from hstpeft.oracle.literal.sa2vp import LiteralSA2VP, SA2VPOptions, is_trainabl
 from hstpeft.oracle.literal.sa2vp_swin import LiteralSA2VPSwin, SA2VPSwinOptions, sa2vp_swin_shapes
 from tests.support.models import draw, images
 from tests.support.paths import REFERENCE
+from tests.support.tiers import first_fast
 from tools.reference_checks.classifier import classifier, fill, trainable
 
 LIMIT = 1e-8
@@ -170,7 +171,7 @@ def image_of(case: Mapping, defaults: Mapping) -> Tensor:
 
 
 @pytest.mark.parametrize('accelerated', [False, True], ids=['plain', 'accelerated'])
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', first_fast(CASES))
 def test_forward_and_gradients_equal_the_equations_on_a_vit(name, accelerated):
     case = {**CASES[name], 'accelerated': accelerated}
     assert_equal_run(*make_vit(case), image_of(case, VIT))
