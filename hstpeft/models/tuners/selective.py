@@ -32,6 +32,7 @@ class SelectiveTuner(Tuner):
             biases, if no other option says what is trained.
         last_blocks: So many of the last blocks that run, as a whole, with the norm behind them.
         parameters: Names of parameters as timm calls them, e.g. ``blocks.0.attn.qkv.weight``.
+            Where timm's files have ``q_bias`` and ``v_bias`` apart, it is ``qkv.bias``.
 
     Raises:
         UserError: A wrong option; a trunk that lacks what is to be trained, or that is to be held
